@@ -1,0 +1,86 @@
+"""Trace context across processes: W3C `traceparent` strings in, spans out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import trace as otel
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+__all__ = ["Span", "SpanKind", "current_trace_id", "link_to", "setup", "shutdown", "span", "traceparent"]
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+_tracer = otel.get_tracer("kubegems")
+
+
+def setup(service: str, *, endpoint: str | None) -> None:
+    """Installs the process's tracer; exports over OTLP/gRPC when there is an endpoint."""
+    provider = TracerProvider(resource=Resource.create({"service.name": f"kubegems-{service}"}))
+    if endpoint:
+        provider.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://")), schedule_delay_millis=500)
+        )
+    otel.set_tracer_provider(provider)
+
+
+def shutdown() -> None:
+    """Sends what is buffered and stops exporting; safe to call without setup."""
+    provider = otel.get_tracer_provider()
+    if isinstance(provider, TracerProvider):
+        provider.shutdown()
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    parent: str | None = None,
+    link: str | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, str | int | bool] | None = None,
+) -> Iterator[Span]:
+    """Runs a block as a span.
+
+    Args:
+        name: `noun.verb` or the RPC's full name; low cardinality.
+        parent: traceparent of a trusted caller; without it the current span is the parent.
+        link: traceparent of an untrusted or merely related caller; linked, never followed.
+        kind: SERVER, CLIENT, PRODUCER, CONSUMER or INTERNAL.
+        attributes: OpenTelemetry attributes; never secrets.
+    """
+    context = _PROPAGATOR.extract({"traceparent": parent}) if parent else None
+    links = link_to(link)
+    with _tracer.start_as_current_span(name, context=context, kind=kind, links=links, attributes=dict(attributes or {})) as current:
+        yield current
+
+
+def fail(current: Span, description: str) -> None:
+    """Marks a span as failed."""
+    current.set_status(StatusCode.ERROR, description)
+
+
+def link_to(traceparent_: str | None) -> list[Link]:
+    """A link to a caller's span, or none when its context is missing or malformed."""
+    if not traceparent_:
+        return []
+    context = otel.get_current_span(_PROPAGATOR.extract({"traceparent": traceparent_})).get_span_context()
+    return [Link(context)] if context.is_valid else []
+
+
+def traceparent() -> str:
+    """The current span's W3C `traceparent`; empty outside any span."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+def current_trace_id() -> str:
+    """The current trace id, 32 hex digits; empty outside any span."""
+    context = otel.get_current_span().get_span_context()
+    return otel.format_trace_id(context.trace_id) if context.is_valid else ""

@@ -1,0 +1,55 @@
+"""What PostgreSQL's failures mean to a caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+
+from libs.faults import DeadlineExceeded, Unavailable
+
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InternalClientError,
+    ConnectionError,
+    FileNotFoundError,  # the socket of a stopped server
+)
+_BUSY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+RETRY_AFTER = timedelta(seconds=1)
+
+
+def away(error: BaseException) -> bool:
+    """Whether an error says that the server cannot be reached."""
+    return isinstance(error, _AWAY)
+
+
+@contextmanager
+def meaning(connection: Any = None) -> Iterator[None]:
+    """Turns failures that are nobody's mistake into faults; all others pass through.
+
+    Args:
+        connection: the asyncpg connection in use, if any; when it is closed, its complaints mean that the server went away.
+    """
+    try:
+        yield
+    except _AWAY as error:
+        raise _unavailable() from error
+    except _BUSY as error:
+        raise Unavailable("others are changing the same things; try again", {"database": "busy"}, retry_after=RETRY_AFTER) from error
+    except (asyncpg.QueryCanceledError, TimeoutError) as error:
+        raise DeadlineExceeded("the database took too long") from error
+    except asyncpg.InterfaceError as error:
+        if connection is None or not connection.is_closed():
+            raise
+        raise _unavailable() from error
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the database is away; try again", {"database": "away"}, retry_after=RETRY_AFTER)

@@ -197,3 +197,51 @@ class RequestKubernetesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RequestKubernetesResponse: _TypeAlias = RequestKubernetesResponse  # noqa: Y015
+
+@_typing.final
+class LocateEnvironmentRequest(_message.Message):
+    """LocateEnvironmentRequest names an environment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    environment: _builtins.str
+    """`tenants/{tenant}/projects/{project}/environments/{environment}`."""
+    def __init__(
+        self,
+        *,
+        environment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocateEnvironmentRequest: _TypeAlias = LocateEnvironmentRequest  # noqa: Y015
+
+@_typing.final
+class LocateEnvironmentResponse(_message.Message):
+    """LocateEnvironmentResponse is where it runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """`clusters/{cluster}`."""
+    namespace: _builtins.str
+    """Namespace in that cluster."""
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocateEnvironmentResponse: _TypeAlias = LocateEnvironmentResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class ClusterAccessServiceStub:
                 request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryRequest.SerializeToString,
                 response_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryResponse.FromString,
                 _registered_method=True)
+        self.LocateEnvironment = channel.unary_unary(
+                '/kubegems.fleet.v1.ClusterAccessService/LocateEnvironment',
+                request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.LocateEnvironmentRequest.SerializeToString,
+                response_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.LocateEnvironmentResponse.FromString,
+                _registered_method=True)
         self.RequestKubernetes = channel.unary_unary(
                 '/kubegems.fleet.v1.ClusterAccessService/RequestKubernetes',
                 request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.RequestKubernetesRequest.SerializeToString,
@@ -70,6 +75,13 @@ class ClusterAccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LocateEnvironment(self, request, context):
+        """Says where an environment runs. NOT_FOUND when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RequestKubernetes(self, request, context):
         """Sends one Kubernetes request as a user; the cluster's own RBAC decides. The body of a list is at most 16 MiB.
         """
@@ -89,6 +101,11 @@ def add_ClusterAccessServiceServicer_to_server(servicer, server):
                     servicer.CountInventory,
                     request_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryRequest.FromString,
                     response_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryResponse.SerializeToString,
+            ),
+            'LocateEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.LocateEnvironment,
+                    request_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.LocateEnvironmentRequest.FromString,
+                    response_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.LocateEnvironmentResponse.SerializeToString,
             ),
             'RequestKubernetes': grpc.unary_unary_rpc_method_handler(
                     servicer.RequestKubernetes,
@@ -151,6 +168,33 @@ class ClusterAccessService:
             '/kubegems.fleet.v1.ClusterAccessService/CountInventory',
             kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryRequest.SerializeToString,
             kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LocateEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.fleet.v1.ClusterAccessService/LocateEnvironment',
+            kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.LocateEnvironmentRequest.SerializeToString,
+            kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.LocateEnvironmentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,8 @@ class ClusterAccessServiceStub:
     """Lists the clusters with their links."""
     CountInventory: _aio.UnaryUnaryMultiCallable[_cluster_access_service_pb2.CountInventoryRequest, _cluster_access_service_pb2.CountInventoryResponse]
     """Counts what a cluster consists of, as `gems:service:inventory`, and keeps it on the cluster. UNAVAILABLE with RetryInfo when the cluster is offline."""
+    LocateEnvironment: _aio.UnaryUnaryMultiCallable[_cluster_access_service_pb2.LocateEnvironmentRequest, _cluster_access_service_pb2.LocateEnvironmentResponse]
+    """Says where an environment runs. NOT_FOUND when there is none."""
     RequestKubernetes: _aio.UnaryUnaryMultiCallable[_cluster_access_service_pb2.RequestKubernetesRequest, _cluster_access_service_pb2.RequestKubernetesResponse]
     """Sends one Kubernetes request as a user; the cluster's own RBAC decides. The body of a list is at most 16 MiB."""
 
@@ -41,6 +43,14 @@ class ClusterAccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_cluster_access_service_pb2.CountInventoryRequest, _abc.Awaitable[_cluster_access_service_pb2.CountInventoryResponse]],
     ) -> _abc.Awaitable[_cluster_access_service_pb2.CountInventoryResponse]:
         """Counts what a cluster consists of, as `gems:service:inventory`, and keeps it on the cluster. UNAVAILABLE with RetryInfo when the cluster is offline."""
+
+    @_abc_1.abstractmethod
+    def LocateEnvironment(
+        self,
+        request: _cluster_access_service_pb2.LocateEnvironmentRequest,
+        context: _aio.ServicerContext[_cluster_access_service_pb2.LocateEnvironmentRequest, _abc.Awaitable[_cluster_access_service_pb2.LocateEnvironmentResponse]],
+    ) -> _abc.Awaitable[_cluster_access_service_pb2.LocateEnvironmentResponse]:
+        """Says where an environment runs. NOT_FOUND when there is none."""
 
     @_abc_1.abstractmethod
     def RequestKubernetes(

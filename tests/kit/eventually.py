@@ -1,0 +1,43 @@
+"""Waiting for what must become true."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def timescale() -> float:
+    """By how much a slow machine stretches every deadline of the tests."""
+    return float(os.environ.get("KUBEGEMS_TEST_TIMESCALE", "1"))
+
+
+async def eventually(check: Callable[[], T | Awaitable[T]], *, within: float, every: float = 0.05, what: str = "") -> T:
+    """Asks until the answer is truthy, and returns it.
+
+    Args:
+        check: plain or async; an AssertionError counts as "not yet", anything else ends the wait.
+        within: seconds, before `KUBEGEMS_TEST_TIMESCALE`.
+        every: seconds between two questions.
+        what: printed with the time that it took.
+    """
+    started = time.monotonic()
+    last: Any = None
+    while True:
+        try:
+            found = check()
+            last = await found if inspect.isawaitable(found) else found
+            if last:
+                if what:
+                    print(f"{what}: {time.monotonic() - started:.2f} s of {within:g} s")
+                return last  # type: ignore[no-any-return] # T by construction
+        except AssertionError as error:
+            last = error
+        if time.monotonic() - started > within * timescale():
+            raise AssertionError(f"not within {within:g} s: {what or check}; last: {last!r}")
+        await asyncio.sleep(every)

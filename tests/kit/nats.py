@@ -1,0 +1,42 @@
+"""NATS for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.certificates import Certificates
+from deploy.local.nats import Nats
+from deploy.local.part import Part
+from deploy.local.process import Process
+
+
+@dataclass(slots=True)
+class NatsServer:
+    """The run's NATS.
+
+    Attributes:
+        url: where it serves.
+        certificates: `.certificate("gateway")`, `.key("gateway")`, `.ca`: what a hub service presents.
+        process: its process; None before it runs.
+    """
+
+    url: str
+    certificates: Certificates
+    server: Nats
+    process: Process | None = None
+
+    @classmethod
+    def create(cls, folder: Path, certificates: Certificates, port: int) -> NatsServer:
+        """A server that is not yet running."""
+        server = Nats(folder / "nats", folder / "log/nats.log", certificates, port)
+        return cls(server.url, certificates, server)
+
+    def tls(self, service: str = "gateway") -> tuple[Path, Path, Path]:
+        """(certificate, key, CA) of a hub service, as `Bus.connect` takes it."""
+        return self.certificates.certificate(service), self.certificates.key(service), self.certificates.ca
+
+
+def nats_server_part(server: NatsServer) -> Part:
+    """How to run it."""
+    return server.server.part()

@@ -61,7 +61,7 @@ async def migrate(database: Database, schema: str, folder: Path) -> list[str]:
             f"create table if not exists {schema}.migrations"
             " (name text primary key, checksum text not null, applied timestamptz not null default now())"
         )
-        rows = await connection.fetch(f"select name, checksum from {schema}.migrations order by name")  # noqa: S608 -- checked above
+        rows = await connection.fetch(f"select name, checksum from {schema}.migrations order by name")
         pending = _pending(schema, files, {row["name"]: row["checksum"] for row in rows})
         for file in pending:
             await _apply(connection, schema, file)
@@ -106,7 +106,7 @@ async def _apply(connection: Any, schema: str, file: _File) -> None:
             async with connection.transaction():
                 await connection.execute(f"set local lock_timeout = '4s'; set local search_path to {schema}, public")
                 await connection.execute(file.sql, timeout=600)
-                await connection.execute(f"insert into {schema}.migrations (name, checksum) values ($1, $2)", file.name, file.checksum)  # noqa: S608
+                await connection.execute(f"insert into {schema}.migrations (name, checksum) values ($1, $2)", file.name, file.checksum)
         except asyncpg.LockNotAvailableError:
             if not left:
                 raise

@@ -56,7 +56,7 @@ async def publish(tx: Tx, schema: str, subject: str, message: Message) -> uuid.U
         raise ValueError(f"{message.DESCRIPTOR.full_name} of {len(payload)} bytes is over {MAX_BYTES}: publish a reference")
     event = clock.new_id()
     await tx.execute(
-        f"insert into {schema}.outbox (id, subject, type, payload, traceparent) values ($1, $2, $3, $4, $5)",  # noqa: S608 -- a literal
+        f"insert into {schema}.outbox (id, subject, type, payload, traceparent) values ($1, $2, $3, $4, $5)",
         event, subject, message.DESCRIPTOR.full_name, payload, trace.traceparent(),
     )  # fmt: skip
     return event

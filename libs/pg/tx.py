@@ -22,6 +22,7 @@ class Tx:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._after: list[AfterCommit] = []
+        self._depth = 0
 
     async def row(self, sql: str, *args: Any) -> Record | None:
         """The first row, or None."""
@@ -51,17 +52,18 @@ class Tx:
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """A part that can fail alone: needed around a statement whose constraint violation is caught and survived."""
-        with meaning(self._connection):
-            inner = self._connection.transaction()
-            await inner.start()
+        self._depth += 1
+        name = f"s{self._depth}"
         try:
-            yield
-        except BaseException:
-            with meaning(self._connection):
-                await inner.rollback()
-            raise
-        with meaning(self._connection):
-            await inner.commit()
+            await self.execute(f"savepoint {name}")
+            try:
+                yield
+            except BaseException:
+                await self.execute(f"rollback to savepoint {name}")
+                raise
+            await self.execute(f"release savepoint {name}")
+        finally:
+            self._depth -= 1
 
     def after_commit(self, work: AfterCommit) -> None:
         """Runs something, plain or async, once the commit is durable; its failure is logged and changes nothing."""

@@ -1,0 +1,1 @@
+"""The rules of tenancy, pure: no wire, no SQL, no cluster."""

@@ -1,5 +1,5 @@
 """KubeClient: requests to one API server."""
-# ruff: noqa: ASYNC109, PLR0917 -- a deadline is an argument of every request here, kept by the HTTP client itself
+# ruff: noqa: PLR0917 -- a deadline is an argument of every request here, kept by the HTTP client itself
 
 from __future__ import annotations
 

@@ -23,7 +23,11 @@ _ADMISSION_POLICIES = (1, 30)
 
 
 def render(
-    *, without_cluster_admin: bool = False, kubernetes_version: tuple[int, int] | None = None, namespace: str = NAMESPACE, deploy: Path = _DEPLOY
+    *,
+    without_cluster_admin: bool = False,
+    kubernetes_version: tuple[int, int] | None = None,
+    namespace: str = NAMESPACE,
+    deploy: Path = _DEPLOY,
 ) -> str:
     """The manifest as YAML documents, in the order they must be applied.
 
@@ -41,7 +45,11 @@ def render(
 
 
 def documents(
-    *, without_cluster_admin: bool = False, kubernetes_version: tuple[int, int] | None = None, namespace: str = NAMESPACE, deploy: Path = _DEPLOY
+    *,
+    without_cluster_admin: bool = False,
+    kubernetes_version: tuple[int, int] | None = None,
+    namespace: str = NAMESPACE,
+    deploy: Path = _DEPLOY,
 ) -> Iterator[Object]:
     """The same, as objects."""
     off = {"cluster-admin"} if without_cluster_admin else set()

@@ -67,8 +67,8 @@ class Hub:
         self._all.discard(subscription)
         self._unindex(subscription)
 
-    def regrant(self, subscription: Subscription, grants: Grants) -> None:
-        """Puts new rights in force: lost scopes are told and cut, gained ones send what is there."""
+    def regrant(self, subscription: Subscription, grants: Grants) -> list[Environment]:
+        """Puts new rights in force: lost scopes are told and cut. The environments gained."""
         before = subscription.grants
         self._unindex(subscription)
         subscription.grants = grants
@@ -77,6 +77,7 @@ class Hub:
         for name in subscription.selector.lost(before, grants):
             subscription.queue.drop_scope(name)
             subscription.queue.put(("revoked", name), Event(kind=Event.SCOPE_REVOKED, scope=name))
+        return subscription.selector.gained(before, grants)
 
     def _index(self, subscription: Subscription) -> None:
         if subscription.grants.everything and not subscription.selector.scopes:
@@ -112,27 +113,29 @@ class Hub:
 
     def send(self, subscription: Subscription, cluster_uid: str, change: ObservedChange) -> None:
         """Puts a change into one queue, if it was asked for."""
-        if not subscription.selector.wants_kind(change.resource, change.group):
-            return
-        cluster = self.clusters.get(cluster_uid, "")
-        if subscription.selector.cluster and subscription.selector.cluster != cluster:
-            return
-        environment = subscription.environment((cluster_uid, change.namespace))
-        event = Event(kind=Event.CHANGE, change=_change(change, cluster, environment.name if environment else ""))
-        subscription.queue.put((cluster_uid, change.group, change.resource, change.namespace, change.name), event)
+        event = self.event(subscription, cluster_uid, change)
+        if event is not None:
+            subscription.queue.put((cluster_uid, change.group, change.resource, change.namespace, change.name), event)
 
-    def snapshot(self, subscription: Subscription, environments: list[Environment] | None = None) -> None:
-        """Puts what is there now into the queue, for some environments or for the whole subscription."""
+    def event(self, subscription: Subscription, cluster_uid: str, change: ObservedChange) -> Event | None:
+        """What a subscriber is told of a change; None when it may not see it or did not ask for it."""
+        environment = subscription.environment((cluster_uid, change.namespace))
+        if environment is None and subscription not in self._everywhere:
+            return None
+        cluster = self.clusters.get(cluster_uid, "")
+        if not subscription.selector.wants_kind(change.resource, change.group):
+            return None
+        if subscription.selector.cluster and subscription.selector.cluster != cluster:
+            return None
+        return Event(kind=Event.CHANGE, change=_change(change, cluster, environment.name if environment else ""))
+
+    def present(self, subscription: Subscription, environments: list[Environment] | None = None) -> list[tuple[str, ObservedChange]]:
+        """What is there now, in some environments or in the whole subscription, as (cluster uid, change)."""
         if environments is None and subscription in self._everywhere:
-            for uid in self.view.clusters():
-                for change in self.view.objects(uid):
-                    self.send(subscription, uid, change)
-            return
+            return [(uid, change) for uid in self.view.clusters() for change in self.view.objects(uid)]
         if environments is None:
             environments = [e for e in subscription.grants.environments.values() if subscription.selector.wants(e)]
-        for environment in environments:
-            for change in self.view.objects(environment.cluster_uid, environment.namespace):
-                self.send(subscription, environment.cluster_uid, change)
+        return [(e.cluster_uid, change) for e in environments for change in self.view.objects(e.cluster_uid, e.namespace)]
 
     def resync(self, cluster_uid: str, reason: str) -> None:
         """Tells everyone who sees something of a cluster that its events are not whole."""

@@ -48,6 +48,10 @@ class Queue:
         for key in [key for key, event in self._waiting.items() if event.change.environment == environment]:
             del self._waiting[key]
 
+    def wake(self) -> None:
+        """Lets `take` return although nothing waits here."""
+        self._filled.set()
+
     def __len__(self) -> int:
         return len(self._waiting)
 

@@ -1,0 +1,158 @@
+"""The stream as a subscriber sees it, with a gateway double whose grants a test can change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+import pytest
+
+from kubegems.identity.v1.access_service_pb2 import GrantedScope, WatchGrantsResponse
+from kubegems.messages.v1 import message_service_pb2
+from kubegems.messages.v1.event_pb2 import Event
+from libs.crypt.box import Box
+from libs.rpc import call as rpc
+from services.msgbus import grants as rights
+from services.msgbus.api import Messages
+from services.msgbus.domain import Environment, GrantsSilent, SessionEnded, TooManyStreams
+from services.msgbus.hub import Hub
+from services.msgbus.tests.test_hub import ACME, GLOBEX, hub, observed
+
+
+class Gateway:
+    """Says what the test tells it to say."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[WatchGrantsResponse] = asyncio.Queue()
+
+    def grant(self, *environments: Environment) -> None:
+        scopes = [GrantedScope(name=e.name, cluster=e.cluster, cluster_uid=e.cluster_uid, namespace=e.namespace) for e in environments]
+        self.messages.put_nowait(WatchGrantsResponse(kind=WatchGrantsResponse.SNAPSHOT, scopes=scopes))
+
+    async def __call__(self, username: str, session: str) -> AsyncIterator[WatchGrantsResponse]:
+        while True:
+            yield await self.messages.get()
+
+
+class Open:
+    """One subscription."""
+
+    def __init__(self, messages: Messages, **request: Any) -> None:
+        call = rpc.Call(method=cast("Any", None), caller=rpc.Caller(kind=rpc.Kind.USER, id="dev", session="s1"))
+        events = messages.Subscribe(message_service_pb2.SubscribeRequest(**request), call)
+        self.events = cast("AsyncGenerator[Event, None]", events)
+
+    async def next(self) -> Event:
+        async with asyncio.timeout(8):
+            return await anext(self.events)
+
+    async def close(self) -> None:
+        await self.events.aclose()
+
+
+@pytest.fixture
+def gateway() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+def on() -> Hub:
+    return hub()
+
+
+def serve(on: Hub, gateway: Gateway, streams: int = 3) -> Messages:
+    return Messages(on, gateway, Box(b"k" * 32), queue_size=50, streams_per_user=streams)
+
+
+async def test_a_snapshot_then_changes_without_a_gap(on: Hub, gateway: Gateway) -> None:
+    """What is there comes first, then SNAPSHOT_END, then what changes; a snapshot larger than the queue is whole."""
+    for i in range(200):
+        on.take("c1", observed(3 + i, "acme-shop-dev", f"web{i}"))
+    gateway.grant(ACME)
+    stream = Open(serve(on, gateway), snapshot=True)
+    names = {(await stream.next()).change.object for _ in range(200)}
+    assert names == {f"web{i}" for i in range(200)}
+    assert (await stream.next()).kind == Event.SNAPSHOT_END
+    on.take("c1", observed(300, "acme-shop-dev", "late"))
+    kinds = [(await stream.next()).kind for _ in range(2)]
+    assert Event.CHANGE in kinds
+    await stream.close()
+
+
+async def test_resuming_brings_what_was_missed_once(on: Hub, gateway: Gateway) -> None:
+    """After a break the token of the last event brings exactly what came between."""
+    gateway.grant(ACME)
+    messages = serve(on, gateway)
+    stream = Open(messages)
+    first = asyncio.create_task(stream.next())
+    while not len(on):
+        await asyncio.sleep(0)
+    on.take("c1", observed(3, "acme-shop-dev", "web"))
+    token = (await first).resume_token
+    await stream.close()
+    assert len(on) == 0
+    on.take("c1", observed(4, "acme-shop-dev", "missed"))
+    on.take("c1", observed(5, "globex-x-dev", "foreign"))
+    gateway.grant(ACME)
+    stream = Open(messages, resume_token=token)
+    assert (await stream.next()).change.object == "missed"
+    assert len(on._all) == 1
+    await stream.close()
+    gateway.grant(ACME)
+    stream = Open(messages, resume_token="forged")
+    assert (await stream.next()).resync.reason == "RESUME_EXPIRED"
+    await stream.close()
+
+
+async def test_a_lost_scope_is_told_and_a_gained_one_sends_what_is_there(on: Hub, gateway: Gateway) -> None:
+    """Rights change while the stream is open."""
+    on.take("c1", observed(3, "globex-x-dev", "api"))
+    gateway.grant(ACME)
+    stream = Open(serve(on, gateway))
+    first = asyncio.create_task(stream.next())
+    while not len(on):
+        await asyncio.sleep(0)
+    gateway.grant(GLOBEX)
+    seen = [await first, await stream.next(), await stream.next()]
+    assert {(e.kind, e.scope or e.change.object) for e in seen} == {
+        (Event.SCOPE_REVOKED, ACME.name),
+        (Event.CHANGE, "api"),
+        (Event.SNAPSHOT_END, GLOBEX.name),
+    }
+    await stream.close()
+
+
+async def test_the_end_of_the_session_ends_the_stream(on: Hub, gateway: Gateway) -> None:
+    """An ended session is UNAUTHENTICATED at once."""
+    gateway.grant(ACME)
+    stream = Open(serve(on, gateway))
+    waiting = asyncio.create_task(stream.next())
+    while not len(on):
+        await asyncio.sleep(0)
+    gateway.messages.put_nowait(WatchGrantsResponse(kind=WatchGrantsResponse.ENDED))
+    with pytest.raises(SessionEnded):
+        await waiting
+    assert len(on) == 0
+
+
+async def test_silence_about_rights_ends_the_stream(on: Hub, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without confirmation nothing is sent any more."""
+    monkeypatch.setattr(rights, "SILENCE_SECONDS", 0.2)
+    gateway.grant(ACME)
+    stream = Open(serve(on, gateway))
+    with pytest.raises(GrantsSilent):
+        await stream.next()
+
+
+async def test_one_user_cannot_open_streams_without_end(on: Hub, gateway: Gateway) -> None:
+    """The limit is told with its number."""
+    messages = serve(on, gateway, streams=1)
+    gateway.grant(ACME)
+    stream = Open(messages, snapshot=True)
+    assert (await stream.next()).kind == Event.SNAPSHOT_END
+    async with aclosing(Open(messages).events) as second:
+        with pytest.raises(TooManyStreams, match="1 streams"):
+            await anext(second)
+    await stream.close()

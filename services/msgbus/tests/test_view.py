@@ -1,0 +1,109 @@
+"""What the view takes, drops and notices."""
+
+from __future__ import annotations
+
+import random
+
+from kubegems.agent.v1.events_pb2 import ObservedChange
+from services.msgbus.view import View
+
+CLUSTER = "c1"
+
+
+def change(
+    counter: int, name: str = "", verb: ObservedChange.Verb.ValueType = ObservedChange.MODIFIED, epoch: str = "e1", version: str = ""
+) -> ObservedChange:
+    return ObservedChange(
+        epoch=epoch,
+        counter=counter,
+        verb=verb,
+        resource="pods",
+        version="v1",
+        namespace="ns",
+        name=name,
+        resource_version=version or str(counter),
+    )
+
+
+def listing(start: int, *names: str, epoch: str = "e1") -> list[ObservedChange]:
+    changes = [change(start, verb=ObservedChange.LISTING, epoch=epoch)]
+    changes += [change(start + 1 + i, name, ObservedChange.ADDED, epoch, version=f"rv-{name}") for i, name in enumerate(names)]
+    return [*changes, change(start + 1 + len(names), verb=ObservedChange.LISTED, epoch=epoch)]
+
+
+def names(view: View) -> set[str]:
+    return {c.name for c in view.objects(CLUSTER, "ns")}
+
+
+def test_a_listing_replaces_what_was_known() -> None:
+    """Objects that a fresh list does not name are told as deleted."""
+    view = View()
+    for c in listing(1, "a", "b"):
+        view.take(CLUSTER, c)
+    shown = [t for c in listing(5, "b") for t in view.take(CLUSTER, c).changes]
+    assert names(view) == {"b"}
+    assert [(t.verb, t.name) for t in shown] == [(ObservedChange.DELETED, "a")]
+
+
+def test_doubled_and_late_messages_change_nothing() -> None:
+    """An older or equal counter of the same epoch is dropped."""
+    view = View()
+    for c in listing(1, "a"):
+        view.take(CLUSTER, c)
+    assert view.take(CLUSTER, change(4, "a", version="new")).changes
+    assert not view.take(CLUSTER, change(4, "a", version="new")).changes
+    assert not view.take(CLUSTER, change(2, "ghost")).changes
+    assert names(view) == {"a"}
+
+
+def test_a_gap_is_noticed_once_and_healed_by_a_listing() -> None:
+    """A missing counter makes the kind stale until it is listed afresh."""
+    view = View()
+    for c in listing(1, "a"):
+        view.take(CLUSTER, c)
+    assert view.take(CLUSTER, change(6, "a")).gap
+    assert not view.take(CLUSTER, change(9, "a")).gap
+    for c in listing(10, "a"):
+        assert not view.take(CLUSTER, c).gap
+    assert view.take(CLUSTER, change(15, "a")).gap
+
+
+def test_a_new_epoch_that_starts_with_a_listing_is_no_gap() -> None:
+    """A restarted agent counts afresh."""
+    view = View()
+    for c in listing(1, "a"):
+        view.take(CLUSTER, c)
+    assert not any(view.take(CLUSTER, c).gap for c in listing(1, "b", epoch="e2"))
+    assert names(view) == {"b"}
+
+
+def test_resuming_gives_exactly_what_was_missed_or_says_that_it_cannot() -> None:
+    """`since` returns the changes after a vector, or None when the past does not reach back."""
+    view = View()
+    for c in listing(1, "a"):
+        view.take(CLUSTER, c)
+    vector = view.vector()
+    for counter in (4, 5):
+        view.take(CLUSTER, change(counter, f"n{counter}"))
+    missed = view.since(vector)
+    assert missed is not None
+    assert [s.change.name for s in missed] == ["n4", "n5"]
+    assert view.since(view.vector()) == []
+    assert view.since({f"{CLUSTER}//pods": ["other", 5]}) is None
+
+
+def test_any_losses_end_in_the_clusters_list() -> None:
+    """Random losses, doubles and swaps; after the next listing the view equals the cluster."""
+    for seed in range(30):
+        rng = random.Random(seed)
+        view, real, counter = View(), set[str](), 0
+        for _ in range(200):
+            counter += 1
+            name = rng.choice("abcdef")
+            verb = rng.choice([ObservedChange.ADDED, ObservedChange.DELETED])
+            (real.add if verb == ObservedChange.ADDED else real.discard)(name)
+            for _ in range(rng.choice([0, 1, 1, 1, 2])):
+                view.take(CLUSTER, change(counter, name, verb))
+        for c in listing(counter + 1, *real):
+            view.take(CLUSTER, c)
+        assert names(view) == real

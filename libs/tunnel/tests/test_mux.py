@@ -1,0 +1,363 @@
+"""The multiplexer over a carrier in memory: ends, credit, order, limits and what breaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libs.tunnel import Ended, Limits, Lost, Mux, Reset, Stream, TooLarge
+from libs.tunnel.frames import COST, CREDIT, DATA, END, EOM, HEADER, OPEN, U32
+from libs.tunnel.tests.pipe import Pipe, echo, pair, refuse
+
+SMALL = Limits(frame=4096, chunk=64, quantum=200, window=700, window_max=2000, inline=100, message=3000, streams=64, ping_every=60)
+
+
+async def test_a_unary_exchange_is_two_frames() -> None:
+    """A small request rides inside OPEN, a small last reply in one frame, so a call costs a write each way."""
+    a, b = pair(refuse, echo_once)
+    await b.greeted(1)
+    carrier = a._carrier
+    assert isinstance(carrier, Pipe)
+    before = carrier.written
+    stream = a.open(b"head", b"ping", end=True)
+    assert await stream.receive() == b"ping"
+    assert await stream.receive() is None
+    assert carrier.written - before == HEADER.size + U32.size + len(b"headping")
+    assert (a.streams, b.streams) == (0, 0)
+
+
+async def echo_once(stream: Stream, header: bytes) -> None:
+    message = await stream.receive()
+    assert message is not None
+    await stream.send(message, end=True)
+
+
+async def test_half_close_leaves_the_other_direction_open() -> None:
+    """A megabyte goes up, the upload ends, and the answer still comes back."""
+
+    async def count(stream: Stream, header: bytes) -> None:
+        size = 0
+        while piece := await stream.read():
+            size += len(piece)
+        await stream.send(str(size).encode(), end=True)
+
+    a, _ = pair(refuse, count)
+    stream = a.open(b"")
+    await stream.write(b"x" * 1_000_000)
+    stream.end()
+    assert await stream.receive() == b"1000000"
+    assert a.streams == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, 15 << 20, 16 << 20])
+async def test_messages_up_to_the_limit_arrive_whole(size: int) -> None:
+    """Messages larger than the window pass, because credit comes back as they are read."""
+    a, _ = pair(refuse, echo)
+    stream = a.open(b"")
+    message = random.Random(size).randbytes(size)
+    sending = asyncio.ensure_future(stream.send(message, end=True))
+    assert await stream.receive() == message
+    await sending
+
+
+async def test_a_message_over_the_limit_breaks_its_stream_only() -> None:
+    """17 MiB are refused at both ends; the tunnel lives on."""
+    roomy = Limits(message=64 << 20)
+    left, right = Pipe(lambda: 1 << 20), Pipe(lambda: 1 << 20)
+    left.other, right.other = right, left
+    a = left.mux = Mux(left, odd=True, accept=refuse, limits=roomy)
+    b = right.mux = Mux(right, odd=False, accept=echo)
+    a.hello(b"")
+    b.hello(b"")
+    stream = a.open(b"")
+    with pytest.raises(Ended) as refused:
+        await stream.send(bytes(17 << 20))
+    assert refused.value.code is Reset.TOO_LARGE
+    with pytest.raises(TooLarge):
+        await b.open(b"").send(bytes(17 << 20))
+    again = a.open(b"", b"still here", end=True)
+    assert await again.receive() == b"still here"
+
+
+async def test_a_stuck_reader_holds_its_window_and_the_sender_waits() -> None:
+    """Whoever does not read costs one window; the sender of that stream waits, calls beside it go on."""
+    stuck: list[Stream] = []
+
+    async def serve(stream: Stream, header: bytes) -> None:
+        if header == b"stuck":
+            stuck.append(stream)
+            await asyncio.Event().wait()
+        await echo(stream, header)
+
+    a, b = pair(refuse, serve)
+    flood = a.open(b"stuck")
+    sending = asyncio.ensure_future(flood.write(bytes(8 << 20)))
+    for _ in range(50):
+        call = a.open(b"", b"x", end=True)
+        assert await call.receive() == b"x"
+    assert not sending.done()
+    assert 200_000 < stuck[0].held <= Limits().window
+    assert flood._out_size <= 2 * Limits().chunk
+    flood.reset(Reset.CANCELLED)
+    with pytest.raises(Ended):
+        await sending
+    assert await _eventually(lambda: b.streams == 0)
+
+
+async def test_cancelled_streams_leave_no_trace() -> None:
+    """Fifty cancels in mid-stream free both tables and end the tasks that served them."""
+    ended = 0
+
+    async def endless(stream: Stream, header: bytes) -> None:
+        nonlocal ended
+        try:
+            while True:
+                await stream.write(bytes(10_000))
+        finally:
+            ended += 1
+
+    a, b = pair(refuse, endless)
+    streams = [a.open(b"") for _ in range(50)]
+    for stream in streams:
+        assert await stream.read()
+        stream.reset(Reset.CANCELLED, "not wanted")
+        with pytest.raises(Ended):
+            await stream.read()
+    assert await _eventually(lambda: ended == 50 and not b._tasks)
+    assert (a.streams, b.streams) == (0, 0)
+
+
+async def test_an_early_answer_stops_the_upload() -> None:
+    """A server that answers before it read everything has its answer read, and the sender learns that no more is wanted."""
+
+    async def early(stream: Stream, header: bytes) -> None:
+        await stream.send(b"too much", end=True)
+
+    a, b = pair(refuse, early)
+    stream = a.open(b"")
+    with pytest.raises(Ended) as stopped:
+        await stream.write(bytes(4 << 20))
+    assert stopped.value.code is Reset.DONE
+    assert await stream.receive() == b"too much"
+    assert await stream.receive() is None
+    assert await _eventually(lambda: (a.streams, b.streams) == (0, 0))
+
+
+async def test_a_trailer_tells_how_it_ended() -> None:
+    """The last message can say how the stream ended instead of being part of it."""
+
+    async def fails(stream: Stream, header: bytes) -> None:
+        await stream.send(b"one")
+        await stream.send(b"why", trailer=True)
+
+    a, _ = pair(refuse, fails)
+    stream = a.open(b"", end=True)
+    assert [await stream.receive(), await stream.receive(), stream.trailer] == [b"one", None, b"why"]
+
+
+async def test_a_broken_connection_fails_every_reader_at_once() -> None:
+    """Twenty readers of a tunnel that breaks fail without waiting for any timeout."""
+
+    async def silent(stream: Stream, header: bytes) -> None:
+        await asyncio.Event().wait()
+
+    a, b = pair(refuse, silent)
+    readers = [asyncio.ensure_future(a.open(b"").receive()) for _ in range(20)]
+    await _eventually(lambda: b.streams == 20)
+    a.abort("test")
+    results = await asyncio.wait_for(asyncio.gather(*readers, return_exceptions=True), 1)
+    assert all(isinstance(r, Lost) for r in results)
+    await asyncio.wait_for(b.closed(), 1)
+    with pytest.raises(Lost):
+        a.open(b"")
+
+
+async def test_a_handler_that_crashes_breaks_its_stream_only() -> None:
+    """A mistake in a servicer resets its stream with INTERNAL and says nothing about the cause."""
+
+    async def crash(stream: Stream, header: bytes) -> None:
+        raise RuntimeError("secret detail")
+
+    a, _ = pair(refuse, crash)
+    with pytest.raises(Ended) as broken:
+        await a.open(b"", end=True).receive()
+    assert broken.value.code is Reset.INTERNAL
+    assert "secret" not in str(broken.value)
+    assert a.alive
+
+
+async def test_too_many_streams_are_refused() -> None:
+    """The peer's streams are bounded, and so are ours."""
+
+    async def silent(stream: Stream, header: bytes) -> None:
+        await asyncio.Event().wait()
+
+    a, b = pair(refuse, silent, Limits(streams=3))
+    kept = [a.open(b"") for _ in range(3)]
+    with pytest.raises(Ended):
+        a.open(b"")
+    object.__setattr__(a.limits, "streams", 10)
+    object.__setattr__(b.limits, "streams", 3)
+    a.limits, b.limits = Limits(streams=10), Limits(streams=3)
+    with pytest.raises(Ended) as refused:
+        await a.open(b"").receive()
+    assert refused.value.code is Reset.REFUSED
+    kept[0].reset(Reset.CANCELLED)
+    assert await _eventually(lambda: b.streams == 2)
+
+
+async def test_silence_ends_the_tunnel() -> None:
+    """A peer that answers no ping within the limit is given up."""
+    carrier = Pipe(lambda: 1)
+    mux = carrier.mux = Mux(carrier, odd=True, accept=refuse, limits=Limits(ping_every=0.05, ping_timeout=0.1))
+    await asyncio.wait_for(mux.closed(), 5)
+    assert not mux.alive
+
+
+async def test_pings_measure_the_round_trip_and_the_peers_clock() -> None:
+    """The peer's clock is known to within the round trip, so that times can be judged by it."""
+    a, b = Pipe(lambda: 1 << 20), Pipe(lambda: 1 << 20)
+    a.other, b.other = b, a
+    ahead = 3_600_000
+    a.mux = Mux(a, odd=True, accept=refuse, now_millis=lambda: 1_000_000 + ahead)
+    b.mux = Mux(b, odd=False, accept=refuse, now_millis=lambda: 1_000_000)
+    a.mux.hello(b"")
+    b.mux.hello(b"")
+    mux = b.mux
+    assert await _eventually(lambda: mux.rtt > 0)
+    assert abs(mux.peer_now_millis() - 1_000_000 - ahead) < 1000
+
+
+HELLO = HEADER.pack(DATA, EOM, 0, 2) + b"hi"
+BROKEN = {
+    "data for a stream never opened": HEADER.pack(DATA, 0, 7, 1) + b"x",
+    "our own number, never opened": HEADER.pack(DATA, 0, 2, 1) + b"x",
+    "unknown type": HEADER.pack(99, 0, 1, 0),
+    "frame over the limit": HEADER.pack(DATA, 0, 1, (1 << 20) + 1),
+    "credit of a wrong size": HEADER.pack(OPEN, 0, 1, 4) + U32.pack(0) + HEADER.pack(CREDIT, 0, 1, 3) + b"abc",
+    "open of our parity": HEADER.pack(OPEN, 0, 2, 4) + U32.pack(0),
+    "open twice": 2 * (HEADER.pack(OPEN, 0, 1, 4) + U32.pack(0)),
+    "header longer than the frame": HEADER.pack(OPEN, 0, 1, 4) + U32.pack(1),
+    "data after the end": HEADER.pack(OPEN, END, 1, 4) + U32.pack(0) + HEADER.pack(DATA, 0, 1, 1) + b"x",
+    "second greeting": HEADER.pack(DATA, EOM, 0, 1) + b"x",
+    "more than the window": HEADER.pack(OPEN, 0, 1, 4) + U32.pack(0) + 9 * (HEADER.pack(DATA, 0, 1, 32768) + bytes(32768)),
+    "empty frames beyond the window": HEADER.pack(OPEN, 0, 1, 4) + U32.pack(0) + (Limits().window // COST + 1) * HEADER.pack(DATA, 0, 1, 0),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+async def test_whoever_breaks_the_protocol_is_dropped(what: str) -> None:
+    """Each breach ends the connection instead of being guessed at."""
+
+    async def silent(stream: Stream, header: bytes) -> None:
+        await asyncio.Event().wait()
+
+    carrier = Pipe(lambda: 1)
+    mux = carrier.mux = Mux(carrier, odd=False, accept=silent)
+    for piece in (HELLO, BROKEN[what]):
+        assert mux.alive
+        view = memoryview(piece)
+        while view and mux.alive:
+            target = mux.framer.buffer()
+            n = min(len(target), len(view))
+            target[:n] = view[:n]
+            mux.received(n)
+            view = view[n:]
+    assert not mux.alive
+    await asyncio.wait_for(mux.closed(), 1)
+
+
+async def test_a_stream_before_the_greeting_is_a_breach() -> None:
+    """Nothing is served to a peer that has not said who it is."""
+    carrier = Pipe(lambda: 1)
+    mux = carrier.mux = Mux(carrier, odd=False, accept=refuse)
+    piece = HEADER.pack(OPEN, 0, 1, 4) + U32.pack(0)
+    mux.framer.buffer()[: len(piece)] = piece
+    mux.received(len(piece))
+    assert not mux.alive
+
+
+plan = st.lists(
+    st.tuples(
+        st.booleans(),  # which end opens
+        st.lists(st.integers(0, 2500), max_size=5),  # messages up
+        st.sampled_from(["echo", "cancel", "drop", "flood"]),
+        st.integers(0, 40),  # turns of the loop before it starts
+    ),
+    max_size=14,
+)
+
+
+@given(plan=plan, seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_any_interleaving_keeps_every_stream_exact(plan: list[tuple[bool, list[int], str, int]], seed: int) -> None:
+    """Whatever is opened, cancelled, dropped or flooded, however the bytes are cut: the others arrive whole, nothing is left over."""
+    asyncio.run(_run(plan, random.Random(seed)))
+
+
+async def _run(plan: list[tuple[bool, list[int], str, int]], rng: random.Random) -> None:
+    async def serve(stream: Stream, header: bytes) -> None:
+        if header == b"drop":
+            return
+        if header == b"flood":
+            for _ in range(20):
+                await stream.write(rng.randbytes(rng.randrange(1, 300)))
+            stream.end()
+            return
+        await echo(stream, header)
+
+    a, b = pair(serve, serve, SMALL, cut=lambda: rng.choice((1, 9, 64, 1000)))
+    await asyncio.gather(a.greeted(5), b.greeted(5))
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        for left, sizes, kind, turns in plan:
+            tasks.create_task(_one(a if left else b, [rng.randbytes(s) for s in sizes], kind, turns))
+    assert await _eventually(lambda: (a.streams, b.streams, len(a._tasks), len(b._tasks)) == (0, 0, 0, 0))
+    assert a.alive
+    assert (a._windows, b._windows) == (0, 0)
+    a.abort("done")
+    await b.closed()
+
+
+async def _one(mux: Mux, messages: list[bytes], kind: str, turns: int) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    stream = mux.open(kind.encode())
+    if kind == "drop":
+        with pytest.raises(Ended):
+            await stream.receive()
+        return
+    if kind == "flood":
+        stream.end()
+        while await stream.read():
+            await asyncio.sleep(0)
+        return
+
+    async def send() -> None:
+        for message in messages:
+            await stream.send(message)
+        stream.end()
+
+    sending = asyncio.ensure_future(send())
+    if kind == "cancel":
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        stream.reset(Reset.CANCELLED)
+        await asyncio.gather(sending, return_exceptions=True)
+        return
+    got = []
+    while (message := await stream.receive()) is not None:
+        got.append(message)
+    assert got == messages
+    await sending
+
+
+async def _eventually(check: object, within: float = 5.0) -> bool:
+    assert callable(check)
+    async with asyncio.timeout(within):
+        while not check():
+            await asyncio.sleep(0)
+    return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
+
 from kubegems.policy.v1 import policy_pb2
 
 
@@ -91,7 +93,7 @@ class Method:
     """One RPC: its descriptor, its rule and who answers it.
 
     `handler` is `async (request, call) -> reply` for a unary method, `(request, call) -> AsyncIterator[reply]` for a
-    server stream.
+    server stream. A `forwarded` method is answered by another process, which keeps its record; its replies are encoded bytes.
     """
 
     descriptor: MethodDescriptor
@@ -99,6 +101,7 @@ class Method:
     request_class: type[Message]
     response_class: type[Message]
     handler: Callable[[Any, Call], Awaitable[Any]] | Callable[[Any, Call], AsyncIterator[Any]]
+    forwarded: bool = False
 
     @property
     def path(self) -> str:
@@ -131,13 +134,16 @@ class Call:
         request_id: our id of the request, sent back to the client.
         traceparent: what the client sent; linked, never trusted on the public edge.
         metadata: lower-case headers or metadata, without credentials.
-        credential: the bearer token, or the peer certificate's SPIFFE id; never logged.
+        credential: the bearer token; never logged.
+        peer: SPIFFE id that the peer's certificate proved on an mTLS listener; empty elsewhere.
         timeout: seconds the client still waits; None for no limit.
         caller: who it is; ANONYMOUS until authenticated.
         resources: resource names that the request carries, for audit; handlers may add what they made.
         tenant: `tenants/{tenant}` that it belongs to, for audit.
         unit: the call's transaction.
-        recorded: whether the audit record is committed.
+        recorded: whether the audit record is committed, here or by the service that it was forwarded to.
+        response_headers: lower-case headers or trailing metadata of the answer.
+        started: monotonic seconds when it came in.
     """
 
     method: Method
@@ -148,6 +154,7 @@ class Call:
     traceparent: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     credential: str = ""
+    peer: str = ""
     timeout: float | None = None
     caller: Caller = field(default_factory=Caller)
     resources: list[str] = field(default_factory=list)
@@ -155,3 +162,4 @@ class Call:
     unit: Unit | None = None
     recorded: bool = False
     response_headers: dict[str, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)

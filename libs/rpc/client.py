@@ -1,0 +1,105 @@
+"""Calls to other services of the platform: mTLS, a deadline on each, trace context carried, Faults rebuilt."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar, cast
+
+import grpc
+
+from libs.log import trace
+from libs.rpc import deadline, status
+from libs.rpc.server import MAX_METADATA
+from libs.rpc.tls import Tls
+
+S = TypeVar("S")
+SECONDS = 10.0
+Metadata = tuple[tuple[str, str], ...]
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_metadata_size", MAX_METADATA),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.enable_retries", 0),  # retries belong to who knows that the call is idempotent
+)
+
+
+class Channel:
+    """A channel to one service.
+
+    `stub(SomeServiceStub)` gives the generated stub, typed: `await stub.Rpc(request, timeout=2)`, `async for item in
+    stub.Stream(request)`. A call without a timeout gets 10 s, a stream none; both end with the call that makes them.
+    Raises Faults, Unavailable when the service is away.
+
+    Args:
+        target: `host:port`.
+        service: name of the service; its certificate must carry `<service>.hub.kubegems.internal`.
+        tls: our own certificate; without it the channel is open, for tests on loopback only.
+    """
+
+    def __init__(self, target: str, service: str, tls: Tls | None) -> None:
+        self.service = service
+        if tls is None:
+            self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+            return
+        options = [*_OPTIONS, ("grpc.ssl_target_name_override", f"{service}.hub.kubegems.internal")]
+        self._channel = grpc.aio.secure_channel(target, tls.channel(), options=options)
+
+    def stub(self, kind: Callable[[grpc.aio.Channel], S]) -> S:
+        """The generated stub of a service."""
+        return kind(cast("grpc.aio.Channel", self))
+
+    async def close(self) -> None:
+        """Ends calls under way and closes."""
+        await self._channel.close()
+
+    async def ready(self) -> None:
+        """Waits until connected; the caller sets the deadline."""
+        await self._channel.channel_ready()
+
+    def unary_unary(self, path: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> Any:
+        """What generated stubs ask for: an async function of (request, timeout, metadata)."""
+        invoke = self._channel.unary_unary(path, request_serializer, response_deserializer)
+
+        async def call(request: Any, *, timeout: float = SECONDS, metadata: Metadata = ()) -> Any:
+            with trace.span(path[1:], kind=trace.SpanKind.CLIENT):
+                try:
+                    return await invoke(request, timeout=deadline.remaining(timeout), metadata=(*_context(), *metadata))
+                except grpc.aio.AioRpcError as error:
+                    raise self._fault(error) from error
+
+        return call
+
+    def unary_stream(self, path: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> Any:
+        """What generated stubs ask for: an async generator of (request, timeout, metadata)."""
+        invoke = self._channel.unary_stream(path, request_serializer, response_deserializer)
+
+        async def call(request: Any, *, timeout: float | None = None, metadata: Metadata = ()) -> AsyncIterator[Any]:
+            stream = invoke(request, timeout=timeout, metadata=(*_context(), *metadata))
+            try:
+                async for item in stream:
+                    yield item
+            except grpc.aio.AioRpcError as error:
+                raise self._fault(error) from error
+            finally:
+                stream.cancel()
+
+        return call
+
+    def stream_unary(self, *_: Any, **__: Any) -> Any:
+        """Not served by the platform."""
+        return None
+
+    stream_stream = stream_unary
+
+    def _fault(self, error: grpc.aio.AioRpcError) -> Exception:
+        fault, answered = status.from_rpc_error(error, self.service)
+        fault.metadata.setdefault("answered_by", self.service if answered else "")
+        return fault
+
+
+def _context() -> Metadata:
+    parent = trace.traceparent()
+    return (("traceparent", parent),) if parent else ()

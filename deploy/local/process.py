@@ -17,6 +17,11 @@ _CHILD = Path(__file__).with_name("child.py")
 _LOG_BYTES = 16 << 20  # a larger log is put aside (one old one is kept) at the next start
 
 
+def base_env() -> dict[str, str]:
+    """The little that every program gets: no secret of the caller's shell goes further."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": os.environ.get("HOME", "/")}
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """What to run.
@@ -24,7 +29,7 @@ class Command:
     Attributes:
         argv: the program and its arguments.
         log: file that gets its standard output and error, appended.
-        env: its whole environment on top of `base_env()`.
+        env: its whole environment.
         user: (uid, gid) to run as; needs root.
         stop: the signal that asks it to end.
         death: the signal it gets when we are gone.
@@ -33,16 +38,11 @@ class Command:
 
     argv: tuple[str, ...]
     log: Path
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=base_env)
     user: tuple[int, int] | None = None
     stop: signal.Signals = signal.SIGTERM
     death: signal.Signals = signal.SIGKILL
     patience: float = 25.0
-
-
-def base_env() -> dict[str, str]:
-    """The little that every program gets: no secret of the caller's shell goes further."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": os.environ.get("HOME", "/")}
 
 
 class Process:
@@ -63,7 +63,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=base_env() | dict(command.env),
+                env=dict(command.env),
                 start_new_session=True,
             )
         return cls(command, process)

@@ -17,22 +17,24 @@ def timescale() -> float:
     return float(os.environ.get("KUBEGEMS_TEST_TIMESCALE", "1"))
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], *, within: float, every: float = 0.05, what: str = "") -> T:
+async def eventually(check: Callable[[], Awaitable[T]] | Callable[[], T], *, within: float, every: float = 0.05, what: str = "") -> T:
     """Asks until the answer is truthy, and returns it.
 
     Args:
-        check: plain or async; an AssertionError counts as "not yet", anything else ends the wait.
+        check: plain or async; an AssertionError counts as "not yet", anything else ends the wait. One that is declared
+            to return None passes when its asserts do.
         within: seconds, before `KUBEGEMS_TEST_TIMESCALE`.
         every: seconds between two questions.
         what: printed with the time that it took.
     """
     started = time.monotonic()
+    asserts_only = getattr(check, "__annotations__", {}).get("return", "") in ("None", None)
     last: Any = None
     while True:
         try:
             found = check()
             last = await found if inspect.isawaitable(found) else found
-            if last:
+            if last or (asserts_only and last is None):
                 if what:
                     print(f"{what}: {time.monotonic() - started:.2f} s of {within:g} s")
                 return last  # type: ignore[no-any-return] # T by construction

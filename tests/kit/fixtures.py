@@ -15,6 +15,8 @@ from deploy.local import part as parts
 from deploy.local.certificates import Certificates
 from deploy.local.ports import Ports
 from libs.crypt import ca
+from tests.kit import cluster as clusters
+from tests.kit.cluster import Cluster
 from tests.kit.data import DatabaseServer, FreshDatabase, postgres_server
 from tests.kit.eventually import eventually as _eventually
 from tests.kit.nats import NatsServer, nats_server_part
@@ -78,6 +80,13 @@ async def nats_server(kit_folder: Path, hub_certificates: Certificates, free_por
     async with parts.running(nats_server_part(server)) as process:
         server.process = process
         yield server
+
+
+@pytest.fixture(scope="session")
+async def cluster(kit_folder: Path, free_ports: Ports) -> AsyncIterator[Cluster]:
+    """A control plane with two simulated nodes for the whole run; CRDs and the join manifest are applied."""
+    async with clusters.cluster(kit_folder, free_ports) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

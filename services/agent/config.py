@@ -1,0 +1,32 @@
+"""Settings of the agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from libs.conf import doc
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of the agent, which links one member cluster to the hub."""
+
+    state_dir: Path = doc("Folder for the agent's key, certificate and desired state; made with mode 0700.")
+    enrolment_address: str = doc("`host:port` of the hub's enrolment listener.")
+    ca_hash: str = doc("SHA-256 (hex) of the hub's CA certificate, as the join command gives it; no other hub is trusted.")
+    join_token_file: Path | None = doc(
+        "File with the one-time join token `{id}.{secret}`; needed until the agent has joined.", default=None
+    )
+    kubeconfig_file: Path | None = doc("Kubeconfig of the cluster; none means the pod's own service account.", default=None)
+    tunnel_address: str = doc("`host:port` of the hub's tunnel; empty takes what the hub said at joining.", default="")
+    nats_address: str = doc("`host:port` of NATS; empty takes what the hub said at joining.", default="")
+    accepted_hub_uid: str = doc("Uid of a hub that may take over from the one known so far; set it only to move a cluster.", default="")
+    resync_seconds: float = doc("How often the desired state is compared with the cluster in any case.", default=180.0)
+    observe_rate: float = doc(
+        "Observed changes published per second at most; beyond it only the newest of each object goes out.", default=500.0
+    )
+    observe_pending: int = doc("Changes kept per kind while NATS is away; beyond it the kind is listed afresh.", default=2000)
+    listen_address: str = doc("Address of the local ports.", default="127.0.0.1")
+    grpc_port: int = doc("Port of the local gRPC server (health, reflection).", default=8461)
+    metrics_port: int = doc("Port of Prometheus metrics.", default=8462)

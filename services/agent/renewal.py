@@ -1,0 +1,115 @@
+"""Renewal: joins when there is no identity yet, and keeps the certificate fresh for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from libs import log
+from libs.clock import Clock
+from libs.faults import Code, Fault
+from services.agent.enrolment import Enrolment
+from services.agent.identity import Identity, IdentityFiles
+
+_log = log.get(__name__)
+_RENEWABLE = timedelta(days=90)  # how long after its end a certificate may still be renewed; decisions.md 14
+_FIRST_DELAY = 1.0
+_MAX_DELAY = 300.0
+_LONGEST_SLEEP = 600.0  # clocks jump and laptops sleep: look again at least that often
+_FINAL = (Code.PERMISSION_DENIED, Code.INVALID_ARGUMENT, Code.UNAUTHENTICATED)
+
+
+class Renewal:
+    """Holds the current identity.
+
+    Attributes:
+        identity: the current one; `ensure` must have run.
+        failures: failures since the last success.
+    """
+
+    def __init__(
+        self, enrolment: Enrolment, files: IdentityFiles, *, clock: Clock, token_file: Path | None,
+        on_renewed: Callable[[Identity], None] = lambda _: None, first_delay: float = _FIRST_DELAY,
+    ) -> None:  # fmt: skip
+        self.failures = 0
+        self._enrolment = enrolment
+        self._files = files
+        self._clock = clock
+        self._token_file = token_file
+        self._on_renewed = on_renewed
+        self._first_delay = first_delay
+        self._identity: Identity | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """The identity in use."""
+        assert self._identity is not None, "ensure() comes first"
+        return self._identity
+
+    async def ensure(self) -> Identity:
+        """A good identity: the kept one, renewed if it is due, or a new one by token.
+
+        Waits while the hub is away. Raises PinMismatch, ValueError when there is neither identity nor token, and the
+        hub's Fault when it refuses for good.
+        """
+        found = self._files.load()
+        if found is not None and self._clock.now() - found.not_after < _RENEWABLE:
+            self._identity = found
+            if self._clock.now() >= found.not_after:
+                self._identity = await self._until_done(self._renew)
+        elif self._token_file is not None:
+            self._identity = await self._until_done(self._join)
+        elif found is None:
+            raise ValueError("the agent has not joined: give a join token (join_token_file)")
+        else:
+            raise ValueError("the certificate expired more than 90 days ago: join again with a new token (join_token_file)")
+        return self._identity
+
+    async def run(self) -> None:
+        """Renews at two thirds of each certificate's life; never ends by itself."""
+        while True:
+            wait = (self.due() - self._clock.now()).total_seconds()
+            if wait > 0:
+                await asyncio.sleep(min(wait, _LONGEST_SLEEP))
+                continue
+            try:
+                self._identity = await self._renew()
+            except (Fault, ValueError, OSError) as error:
+                await self._failed(error)
+            else:
+                self.failures = 0
+                _log.info("certificate.renewed", not_after=self.identity.not_after.isoformat())
+                self._on_renewed(self.identity)
+
+    def due(self) -> datetime:
+        """When the current certificate should be renewed."""
+        life = self.identity.not_after - self.identity.not_before
+        return self.identity.not_before + life * 2 / 3
+
+    async def _join(self) -> Identity:
+        assert self._token_file is not None
+        return await self._enrolment.join(self._token_file)
+
+    async def _renew(self) -> Identity:
+        return await self._enrolment.renew(self.identity)
+
+    async def _until_done(self, step: Callable[[], Awaitable[Identity]]) -> Identity:
+        while True:
+            try:
+                found = await step()
+            except Fault as fault:
+                if fault.code in _FINAL:
+                    raise
+                await self._failed(fault)
+            else:
+                self.failures = 0
+                return found
+
+    async def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        ceiling = min(_MAX_DELAY, self._first_delay * 2 ** min(self.failures - 1, 16))
+        _log.warning("certificate.not_renewed", failures=self.failures, problem=str(error))
+        await asyncio.sleep(random.uniform(ceiling / 2, ceiling))  # noqa: S311 -- jitter

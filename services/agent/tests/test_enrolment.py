@@ -1,0 +1,168 @@
+"""Joining and renewing: whom the agent trusts, what it keeps, when it tries again."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+
+from libs import faults
+from libs.clock import HeldClock
+from libs.crypt import ca
+from services.agent.enrolment import Enrolment
+from services.agent.identity import Identity, IdentityFiles, fingerprint
+from services.agent.pinning import PinMismatch, fetch_ca
+from services.agent.renewal import Renewal
+from services.agent.tests.conftest import CLUSTER_UID, EnrollingHub, serve
+
+
+def enrolment(hub: EnrollingHub, folder: Path, pin: str = "") -> Enrolment:
+    return Enrolment(hub.address, pin or hub.authority.fingerprint, IdentityFiles(folder), version="test")
+
+
+async def test_joining_keeps_a_usable_identity(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """The certificate is of this cluster, for our key; files are the owner's alone."""
+    identity = await enrolment(enrolling_hub, tmp_path / "state").join(token_file)
+    certificate = x509.load_pem_x509_certificate(identity.certificate.encode())
+    assert ca.spiffe_id(certificate) == f"spiffe://kubegems/cluster/{CLUSTER_UID}"
+    assert ca.proves(identity.certificate, b"x", ca.prove(identity.key, b"x"))
+    assert enrolling_hub.enrolled[0].token == "abc.secret"
+    assert fingerprint(identity.ca_file.read_text()) == enrolling_hub.authority.fingerprint
+    for file in (tmp_path / "state").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    assert IdentityFiles(tmp_path / "state").load() == identity
+
+
+async def test_another_ca_gets_no_token(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """A hub whose chain lacks the pinned CA is refused before a token could be sent."""
+    with pytest.raises(PinMismatch):
+        await enrolment(enrolling_hub, tmp_path / "state", pin="0" * 64).join(token_file)
+    assert enrolling_hub.enrolled == []
+
+
+async def test_showing_the_pinned_ca_is_not_enough(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """Who shows the pinned CA with a certificate of another CA gets no token: that CA must have signed for the gateway."""
+    forger, _ = ca.Authority.create("forger", now=datetime.now(UTC))
+    fake = EnrollingHub(forger)
+    server = await serve(fake, chain=enrolling_hub.authority.certificate)
+    assert await fetch_ca(fake.address, enrolling_hub.authority.fingerprint)
+    with pytest.raises(faults.Unavailable):
+        await enrolment(fake, tmp_path / "state", pin=enrolling_hub.authority.fingerprint).join(token_file)
+    assert fake.enrolled == []
+    await server.stop(0)
+
+
+async def test_another_member_of_the_hub_is_not_the_gateway(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """A certificate of the pinned CA for another name gets no token."""
+    fake = EnrollingHub(enrolling_hub.authority)
+    server = await serve(fake, dns="worker.hub.kubegems.internal")
+    with pytest.raises(faults.Unavailable):
+        await enrolment(fake, tmp_path / "state").join(token_file)
+    assert fake.enrolled == []
+    await server.stop(0)
+
+
+async def test_a_join_that_was_cut_off_uses_the_same_key(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """The key is saved before the request: after a failure the next one carries the same key."""
+    enrolling_hub.problems = [grpc.StatusCode.UNAVAILABLE]
+    with pytest.raises(faults.Unavailable):
+        await enrolment(enrolling_hub, tmp_path / "state").join(token_file)
+    await enrolment(enrolling_hub, tmp_path / "state").join(token_file)
+    first, second = (x509.load_pem_x509_csr(r.certificate_request.encode()).public_key() for r in enrolling_hub.enrolled)
+    assert first == second
+
+
+async def test_renewing_takes_a_fresh_key_on_proof(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """The new certificate has a new key, the old one's possession is proved, addresses stay."""
+    files = enrolment(enrolling_hub, tmp_path / "state")
+    old = await files.join(token_file)
+    old_key = old.key
+    new = await files.renew(old)
+    assert new.key != old_key
+    assert new.addresses == old.addresses
+    assert len(enrolling_hub.renewed) == 1
+
+
+def renewal(hub: EnrollingHub, folder: Path, clock: Any, token_file: Path | None = None, **options: Any) -> Renewal:
+    files = IdentityFiles(folder)
+    return Renewal(
+        Enrolment(hub.address, hub.authority.fingerprint, files, version="test"),
+        files, clock=clock, token_file=token_file, first_delay=0.01, **options,
+    )  # fmt: skip
+
+
+async def test_ensure_waits_for_the_hub_and_joins_once(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """An absent hub is waited for; a second start uses what is kept."""
+    enrolling_hub.problems = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
+    clock = HeldClock(enrolling_hub.now)
+    await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure()
+    await renewal(enrolling_hub, tmp_path / "state", clock).ensure()
+    assert len(enrolling_hub.enrolled) == 3
+
+
+async def test_a_refused_token_is_told_at_once(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """PERMISSION_DENIED ends the start instead of trying for ever."""
+    enrolling_hub.problems = [grpc.StatusCode.PERMISSION_DENIED]
+    with pytest.raises(faults.PermissionDenied):
+        await renewal(enrolling_hub, tmp_path / "state", HeldClock(enrolling_hub.now), token_file).ensure()
+
+
+async def test_no_identity_and_no_token(enrolling_hub: EnrollingHub, tmp_path: Path) -> None:
+    """The error says what to give."""
+    with pytest.raises(ValueError, match="join_token_file"):
+        await renewal(enrolling_hub, tmp_path / "state", HeldClock(enrolling_hub.now)).ensure()
+
+
+@pytest.mark.parametrize(("days", "renews"), [(0, 0), (2, 1), (89, 1)])
+async def test_an_expired_certificate_is_renewed_at_the_start(
+    enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path, days: int, renews: int
+) -> None:
+    """A stack that was off for longer than a certificate lives comes back, up to 90 days."""
+    clock = HeldClock(enrolling_hub.now)
+    await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure()
+    clock.advance(timedelta(days=days))
+    enrolling_hub.now = clock.now()
+    await renewal(enrolling_hub, tmp_path / "state", clock).ensure()
+    assert len(enrolling_hub.renewed) == renews
+
+
+async def test_after_90_days_only_a_new_token_helps(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """Older certificates are not even shown; with a token the agent joins anew."""
+    clock = HeldClock(enrolling_hub.now)
+    await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure()
+    clock.advance(timedelta(days=92))
+    with pytest.raises(ValueError, match="90 days"):
+        await renewal(enrolling_hub, tmp_path / "state", clock).ensure()
+    await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure()
+    assert len(enrolling_hub.enrolled) == 2
+    assert enrolling_hub.renewed == []
+
+
+async def test_renewal_is_due_at_two_thirds_and_survives_failures(
+    enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path, eventually: Any
+) -> None:
+    """Nothing before two thirds of the life; then it tries until it works, even after refusals, and tells."""
+    clock = HeldClock(enrolling_hub.now)
+    renewed: list[Identity] = []
+    found = renewal(enrolling_hub, tmp_path / "state", clock, token_file, on_renewed=renewed.append)
+    first = await found.ensure()
+    life = first.not_after - first.not_before
+    assert abs((found.due() - first.not_before) - life * 2 / 3) < timedelta(seconds=1)
+    clock.advance(life * 2 / 3)
+    enrolling_hub.now = clock.now()
+    enrolling_hub.problems = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED]
+    task = asyncio.create_task(found.run(), name="renewal")
+    await eventually(lambda: renewed, within=10)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert len(enrolling_hub.renewed) == 3
+    assert found.identity == renewed[0]
+    assert found.identity.not_after > first.not_after

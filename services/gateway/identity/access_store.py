@@ -44,9 +44,7 @@ async def accounts(tx: Tx, uids: Collection[UUID]) -> dict[UUID, Account]:
     """Some users, disabled ones too, with their memberships."""
     members: dict[UUID, list[Membership]] = defaultdict(list)
     for row in await tx.rows(_MEMBERSHIPS, list(uids)):
-        membership = Membership.of(
-            row["level"], row["role"], row["tenant"], row["project"], row["environment"], suspended=row["suspended"]
-        )
+        membership = Membership.of(row["level"], row["role"], row["tenant"], row["project"], row["environment"], suspended=row["suspended"])
         members[row["user_uid"]].append(membership)
     rows = await tx.rows("SELECT uid, username, platform_role, state FROM identity.users WHERE uid = ANY($1::uuid[])", list(uids))
     return {

@@ -119,6 +119,21 @@ def check_username(username: str) -> None:
         raise Invalid.one("user_id", f"`{username}` is reserved; choose another name")
 
 
+def check_password(field: str, username: str, password: str) -> None:
+    """Refuses passwords that are too short, or that anyone would try first; the fault does not hold the password."""
+    if len(password) < SHORTEST_PASSWORD:
+        raise Invalid.one(field, f"must have at least {SHORTEST_PASSWORD} characters")
+    if password.casefold() == username.casefold():
+        raise Invalid.one(field, "must not be the user name")
+
+
+def text(field: str, value: str) -> str:
+    """A text for people, without control characters; Invalid otherwise."""
+    if not value.isprintable():
+        raise Invalid.one(field, "must not hold control characters")
+    return value
+
+
 def check_not_last_admin(user: User, active_admins: frozenset[UUID]) -> None:
     """Refuses to take the admin role, or sign-in, from the only active platform admin."""
     if user.uid in active_admins and len(active_admins) == 1:

@@ -17,7 +17,7 @@ from libs.clock import Clock
 from libs.crypt.box import Box
 from libs.crypt.signing import SigningKey, jwk
 from libs.faults import Fault
-from libs.pg import Database, Tx
+from libs.pg import Database, Record, Tx
 
 ROTATION = timedelta(hours=24)  # longer than the longest token (12 h), so that two keys are enough
 VALID = 2
@@ -59,11 +59,14 @@ class Keyring:
 
     async def knows(self, kid: str) -> bool:
         """Whether a key id is valid; looks again, at most once a second, when another replica may have made it."""
-        if kid in self._public:
-            return True
+        if kid not in self._public:
+            await self.look()
+        return kid in self._public
+
+    async def look(self) -> None:
+        """Reads the keys unless that was done within the last second."""
         if self._clock.monotonic() - self._looked >= _AGAIN:
             await self.refresh()
-        return kid in self._public
 
     async def refresh(self) -> None:
         """Reads the keys, and makes the next one when it is time."""
@@ -83,7 +86,7 @@ class Keyring:
             except Fault as fault:  # the database is away: what is in memory stays good
                 _log.warning("keys.not_refreshed", purpose=self.purpose.value, error=str(fault))
 
-    async def _rotated(self, tx: Tx) -> list[Mapping[str, bytes]]:
+    async def _rotated(self, tx: Tx) -> list[Record]:
         rows = await tx.rows(_NEWEST, self.purpose.value, VALID)
         if rows and self._clock.now() - rows[0]["created"] < ROTATION:
             return rows
@@ -93,7 +96,9 @@ class Keyring:
         if rows and self._clock.now() - rows[0]["created"] < ROTATION:
             return rows
         key = SigningKey.generate(uuid4().hex)
-        await tx.execute(_INSERT, key.kid, self.purpose.value, key.public, self._box.seal(key.private, _context(key.kid)), self._clock.now())
+        await tx.execute(
+            _INSERT, key.kid, self.purpose.value, key.public, self._box.seal(key.private, _context(key.kid)), self._clock.now()
+        )
         await tx.execute(_RETIRE, self.purpose.value, VALID)
         _log.info("key.made", purpose=self.purpose.value, kid=key.kid)
         return await tx.rows(_NEWEST, self.purpose.value, VALID)
@@ -102,8 +107,6 @@ class Keyring:
 def jwks(keyring: Keyring) -> dict[str, list[dict[str, str]]]:
     """The JSON Web Key Set of `/.well-known/jwks.json`."""
     return {"keys": [jwk(kid, public) for kid, public in keyring.public.items()]}
-
-
 
 
 def _context(kid: str) -> str:

@@ -175,10 +175,16 @@ ROWS: tuple[Row, ...] = (
     Row("clusters: act as another user", ("fleet.clusters.impersonate",)),
     Row("join tokens: read", ("fleet.joinTokens.list",), audited=True),
     Row("join tokens: make, remove", _all("fleet.joinTokens", "create", "delete")),
-    Row("users: make, disable, enable, set role and password", _all("identity.users", "create", "disable", "enable", "resetPassword", "setRole")),
+    Row(
+        "users: make, disable, enable, set role and password",
+        _all("identity.users", "create", "disable", "enable", "resetPassword", "setRole"),
+    ),
     Row("any session: end; any user: edit", ("identity.sessions.delete", "identity.users.update", "identity.users.changePassword")),
     Row("tenants: make, delete, suspend, resume", _all("tenancy.tenants", "create", "delete", "suspend", "resume")),
-    Row("tenant quota: set, remove, approve", (*_all("tenancy.quotas", "update", "delete"), *_all("tenancy.quotaRequests", "approve", "reject"))),
+    Row(
+        "tenant quota: set, remove, approve",
+        (*_all("tenancy.quotas", "update", "delete"), *_all("tenancy.quotaRequests", "approve", "reject")),
+    ),
     Row("environment: foreign namespace, adopt, relax pod security", _all("tenancy.environments", "adopt", "relaxPodSecurity")),
     Row("schedules: read", ("jobs.schedules.list",), audited=True),
     Row("schedules: run", ("jobs.schedules.run",)),

@@ -105,9 +105,7 @@ async def rehash_password(tx: Tx, uid: UUID, password_hash: str) -> None:
 
 async def insert_session(tx: Tx, session: Session, refresh_hash: bytes) -> None:
     """Keeps a new session with its first refresh token."""
-    await tx.execute(
-        _INSERT_SESSION, session.id, session.user_uid, session.created, session.expires, session.address, session.user_agent
-    )
+    await tx.execute(_INSERT_SESSION, session.id, session.user_uid, session.created, session.expires, session.address, session.user_agent)
     await insert_refresh(tx, session.id, refresh_hash, session.created)
 
 
@@ -139,7 +137,7 @@ async def renew_session(tx: Tx, session: UUID, now: datetime) -> Session | None:
     return _session(row) if row else None
 
 
-async def list_sessions(tx: Tx, username: str, now: datetime, where: str, args: Sequence[Any], limit: int) -> list[Session]:
+async def list_sessions(tx: Tx, username: str, now: datetime, *, where: str, args: Sequence[Any], limit: int) -> list[Session]:
     """A user's live sessions, newest first; `where` is a condition over `s` whose parameters start at $3."""
     sql = (
         f"SELECT {_SESSION} FROM identity.sessions s JOIN identity.users u ON u.uid = s.user_uid"

@@ -1,0 +1,99 @@
+"""AccessService: what the hub's other services ask about callers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from uuid import UUID
+
+from kubegems.identity.v1 import access_service_pb2 as pb
+from libs.faults import Invalid
+from libs.rpc.call import Call, Scopes
+from services.gateway.identity.directory import Directory, Places, Standing
+from services.gateway.identity.domain import PlatformRole
+from services.gateway.identity.keys import Keyring
+from services.gateway.identity.principals import Place
+from services.gateway.identity.rights import known_permissions
+
+HEARTBEAT = 1.5  # seconds; the promise is 2
+_SEE = "workloads.objects.get"
+_SEE_JOBS = "jobs.jobs.get"
+_Reply = pb.WatchGrantsResponse
+
+
+class AccessService:
+    """Serves `kubegems.identity.v1.AccessService` to hub services."""
+
+    def __init__(self, directory: Directory, caller_keys: Keyring) -> None:
+        self._directory = directory
+        self._caller_keys = caller_keys
+
+    async def ListCallerKeys(self, _request: pb.ListCallerKeysRequest, _call: Call) -> pb.ListCallerKeysResponse:
+        """The keys that caller contexts are signed with, as they are now."""
+        await self._caller_keys.look()
+        keys = [pb.CallerKey(kid=kid, public_key=public) for kid, public in self._caller_keys.public.items()]
+        return pb.ListCallerKeysResponse(keys=keys)
+
+    async def CheckAccess(self, request: pb.CheckAccessRequest, _call: Call) -> pb.CheckAccessResponse:
+        """Whether a user holds a permission at a scope now."""
+        if request.permission not in known_permissions():
+            raise Invalid.one("permission", f"there is no permission `{request.permission}`")
+        standing = await self._directory.standing_of(request.username)
+        allowed = standing is not None and standing.rights.scopes(request.permission).covers(request.scope)
+        return pb.CheckAccessResponse(allowed=allowed)
+
+    async def WatchGrants(self, request: pb.WatchGrantsRequest, _call: Call) -> AsyncIterator[pb.WatchGrantsResponse]:
+        """A snapshot at once and at each change, heartbeats between, ENDED at the end of session or user.
+
+        While PostgreSQL is away nothing is said for certain: the stream fails with Unavailable.
+        """
+        sent: tuple[Standing, Places] | None = None
+        last: _Reply | None = None
+        while True:
+            changed = self._directory.changed
+            standing = await self._watched(request)
+            if standing is None:
+                yield _Reply(kind=_Reply.ENDED)
+                return
+            now = (standing, self._directory.places)
+            if sent is None or now[0] is not sent[0] or now[1] is not sent[1]:
+                sent, grants = now, snapshot(*now)
+                if grants != last:
+                    last = grants
+                    yield grants
+                    continue
+            try:
+                async with asyncio.timeout(HEARTBEAT):
+                    await changed.wait()
+            except TimeoutError:
+                yield _Reply(kind=_Reply.HEARTBEAT)
+
+    async def _watched(self, request: pb.WatchGrantsRequest) -> Standing | None:
+        """The user's standing while the session lives."""
+        standing = await self._directory.standing_of(request.username)
+        if standing is None or not request.session:
+            return standing
+        try:
+            session = await self._directory.session(UUID(request.session))
+        except ValueError:
+            return None
+        return standing if session and session.user_uid == standing.account.uid else None
+
+
+def snapshot(standing: Standing, places: Places) -> pb.WatchGrantsResponse:
+    """All that a user may see in clusters."""
+    everything = standing.account.platform_role is not PlatformRole.USER
+    rights = standing.rights
+    scopes = [
+        pb.GrantedScope(name=place.name, cluster_uid=place.cluster_uid, namespace=place.namespace, cluster=f"clusters/{place.cluster}")
+        for place in _visible(places, standing, rights.scopes(_SEE))
+    ]
+    jobs = rights.scopes(_SEE_JOBS)
+    return _Reply(kind=_Reply.SNAPSHOT, everything=everything, scopes=scopes, job_scopes=sorted(jobs.trees | jobs.exact))
+
+
+def _visible(places: Places, standing: Standing, held: Scopes) -> Iterable[Place]:
+    if held.everything:
+        return places.all
+    tenants = sorted({m.tenant for m in standing.account.memberships})
+    return [place for tenant in tenants for place in places.by_tenant.get(tenant, ()) if held.covers(place.name)]

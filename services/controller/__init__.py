@@ -1,0 +1,1 @@
+"""Controller: makes tenants' environments real in one cluster, and keeps them so."""

@@ -1,0 +1,157 @@
+"""Typed calls on streams: the request as one message, replies as messages, a trailer when it failed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import status_pb2
+
+from kubegems.agent.v1 import tunnel_pb2
+from libs.faults import DeadlineExceeded, Exhausted, Fault, Internal, Invalid, Unavailable, Unimplemented
+from libs.log import trace
+from libs.rpc.call import Call
+from libs.rpc.peers import TUNNEL
+from libs.rpc.pipeline import Pipeline
+from libs.rpc.status import from_status, to_status
+from libs.tunnel.errors import Ended, Lost, Reset, StreamEnded, TooLarge
+from libs.tunnel.mux import Mux
+from libs.tunnel.stream import Stream
+
+_MILLIS = 1000
+_LONGEST = 2**32 - 1
+
+
+class Disconnected(Unavailable):
+    """The tunnel broke while the call was on its way; whether it was done is not known."""
+
+    reason = "TUNNEL_LOST"
+
+
+async def unary(mux: Mux, method: MethodDescriptor, request: Message, *, timeout: float, grant: tunnel_pb2.GrantUse | None = None) -> Any:
+    """Calls a unary method at the other end; raises Fault."""
+    with trace.span(method.full_name, kind=trace.SpanKind.CLIENT, attributes={"rpc.system": "kubegems"}):
+        try:
+            stream = await _asked(mux, method, request, timeout, grant)
+            try:
+                reply = await stream.receive()
+                if reply is None:
+                    raise failure(stream.trailer) or Internal(f"{method.full_name} ended without an answer")
+                return GetMessageClass(method.output_type).FromString(reply)
+            finally:
+                stream.reset(Reset.CANCELLED)
+        except StreamEnded as error:
+            raise fault_of(error, method.full_name) from error
+
+
+async def stream(
+    mux: Mux, method: MethodDescriptor, request: Message, *, timeout: float | None, grant: tunnel_pb2.GrantUse | None = None
+) -> AsyncIterator[Any]:
+    """Calls a server stream at the other end; close the iterator to end it. Raises Fault."""
+    reply_class = GetMessageClass(method.output_type)
+    try:
+        opened = await _asked(mux, method, request, timeout, grant)
+        try:
+            while (reply := await opened.receive()) is not None:
+                yield reply_class.FromString(reply)
+            if (fault := failure(opened.trailer)) is not None:
+                raise fault
+        finally:
+            opened.reset(Reset.CANCELLED)
+    except StreamEnded as error:
+        raise fault_of(error, method.full_name) from error
+
+
+async def _asked(
+    mux: Mux, method: MethodDescriptor, request: Message, timeout: float | None, grant: tunnel_pb2.GrantUse | None
+) -> Stream:  # fmt: skip
+    millis = 0 if timeout is None else min(max(int(timeout * _MILLIS), 1), _LONGEST)
+    call = tunnel_pb2.CallHeader(method=f"/{method.containing_service.full_name}/{method.name}", timeout_millis=millis, grant=grant)
+    header = tunnel_pb2.StreamHeader(call=call, traceparent=trace.traceparent()).SerializeToString()
+    body = request.SerializeToString()
+    inline = len(body) <= mux.limits.inline
+    opened = mux.open(header, body if inline else None, end=inline)
+    if timeout is not None:
+        opened.expire_after(timeout)
+    if not inline:
+        await opened.send(body, end=True)
+    return opened
+
+
+async def serve(
+    opened: Stream, header: tunnel_pb2.CallHeader, pipeline: Pipeline, *, peer: str, traceparent: str, address: str = "",
+    metadata: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Answers a call that the peer made, through a pipeline.
+
+    Args:
+        opened: the stream.
+        header: what was asked.
+        pipeline: who answers.
+        peer: SPIFFE id that the other end proved.
+        traceparent: the caller's span.
+        address: the other end's address.
+        metadata: what the servicer's call gets as metadata.
+    """
+    try:
+        method = pipeline.method(header.method)
+        if method is None:
+            raise Unimplemented(f"there is no method {header.method}")
+        body = await opened.receive()
+        try:
+            request = method.request_class.FromString(body or b"")
+        except DecodeError as error:
+            raise Invalid("the request cannot be parsed") from error
+        left = header.timeout_millis / _MILLIS if header.timeout_millis else None
+        call = Call(
+            method, address=address, transport=TUNNEL, traceparent=traceparent, peer=peer, timeout=left, metadata=dict(metadata or {})
+        )
+        if not method.streams:
+            reply = await pipeline.unary(call, request)
+            await opened.send(reply.SerializeToString(), end=True)
+            return
+        async with aclosing(pipeline.stream(call, request)) as replies:
+            async for reply in replies:
+                await opened.send(reply.SerializeToString())
+        opened.end()
+    except Fault as fault:
+        await fail(opened, fault)
+
+
+async def fail(opened: Stream, fault: Fault) -> None:
+    """Ends a stream with a fault."""
+    await opened.send(tunnel_pb2.CallEnd(status=to_status(fault)).SerializeToString(), trailer=True)
+
+
+def failure(trailer: bytes | None) -> Fault | None:
+    """The fault that a trailer tells of."""
+    if trailer is None:
+        return None
+    try:
+        status = tunnel_pb2.CallEnd.FromString(trailer).status
+    except DecodeError:
+        status = status_pb2.Status(code=Internal.code, message="the other end's answer cannot be parsed")
+    return from_status(status) if status.code else None
+
+
+_FAULTS: dict[Reset, tuple[type[Fault], str]] = {
+    Reset.DEADLINE: (DeadlineExceeded, "{} took too long"),
+    Reset.REFUSED: (Exhausted, "{}: too many streams are open"),
+    Reset.TOO_LARGE: (Exhausted, "{}: a message is too large for the tunnel"),
+}
+
+
+def fault_of(error: StreamEnded, what: str) -> Fault:
+    """What callers get to know of a broken stream."""
+    if isinstance(error, Lost):
+        return Disconnected(f"{what}: the cluster's tunnel broke; try again")
+    if isinstance(error, TooLarge):
+        return Exhausted(f"{what}: a message is too large for the tunnel")
+    if isinstance(error, Ended) and error.code in _FAULTS:
+        kind, text = _FAULTS[error.code]
+        return kind(text.format(what))
+    return Unavailable(f"{what}: broken off by the other end; try again")

@@ -1,0 +1,216 @@
+"""One Kubernetes request and its answer, on a stream that lives as long as its grant is renewed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from google.protobuf.message import DecodeError
+
+from kubegems.agent.v1 import tunnel_pb2
+from libs import log
+from libs.faults import Code, DeadlineExceeded, Exhausted, Fault, Unavailable
+from libs.tunnel import Ended, Reset, Stream, StreamEnded, calls
+from libs.tunnel.kubernetes import Header
+from services.gateway.link.grants import HALF_LIFE, Principal
+
+Body = bytes | AsyncIterable[bytes] | None
+Renew = Callable[[], Awaitable[Principal]]
+SWITCHING = 101
+_RETRY_SECONDS = 2.0
+_log = log.get("services.gateway.link")
+_WHAT = "the request"
+
+
+class BadReply(Unavailable):
+    """The agent's answer makes no sense."""
+
+    reason = "BAD_REPLY"
+
+
+class Exchange:
+    """An answer whose head has come. Iterate for its body; after a 101, `write` sends raw bytes.
+
+    Attributes:
+        status: HTTP status; 0 until the head has come.
+        headers: end-to-end headers of the answer.
+        ended: why it was broken off by the hub; empty while it was not.
+    """
+
+    def __init__(self, stream: Stream, *, upgrade: bool) -> None:
+        self.status = 0
+        self.headers: tuple[Header, ...] = ()
+        self.ended = ""
+        self._stream = stream
+        self._upgrade = upgrade
+        self._sending: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._check: Callable[[], None] = lambda: None
+
+    async def begin(self, body: Body, head_seconds: float | None) -> None:
+        """Sends the body and waits for the head; raises Fault."""
+        try:
+            async with asyncio.timeout(head_seconds):
+                if isinstance(body, bytes):
+                    await self._send_all(body)
+                elif body is not None:
+                    self._sending = asyncio.create_task(self._pump(body), name="kubernetes request body")
+                head = await self._stream.receive()
+        except TimeoutError as error:
+            raise DeadlineExceeded("the cluster's API server did not answer in time") from error
+        except StreamEnded as error:
+            raise self._fault(error) from error
+        if head is None:
+            raise calls.failure(self._stream.trailer) or BadReply("the cluster's answer has no head")
+        try:
+            reply = tunnel_pb2.KubernetesReply.FromString(head)
+        except DecodeError as error:
+            raise BadReply("the cluster's answer cannot be read") from error
+        if not SWITCHING <= reply.status <= 599 or (reply.status == SWITCHING) > self._upgrade:  # noqa: PLR2004 -- HTTP's range
+            raise BadReply("the cluster's answer has an impossible status")
+        self.status = reply.status
+        self.headers = tuple((h.name, h.value) for h in reply.headers)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The body's bytes; raises Fault when it breaks off."""
+        while chunk := await self.read():
+            yield chunk
+
+    async def read(self) -> bytes:
+        """The next bytes; empty at the end. Raises Fault when it breaks off."""
+        try:
+            chunk = await self._stream.read()
+        except StreamEnded as error:
+            raise self._fault(error) from error
+        if not chunk and (fault := calls.failure(self._stream.trailer)) is not None:
+            raise fault
+        return chunk
+
+    async def whole(self, most: int) -> bytes:
+        """The whole body; Exhausted when it is larger than `most` bytes."""
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in self:
+            parts.append(chunk)
+            size += len(chunk)
+            if size > most:
+                raise Exhausted(f"the answer is larger than {most} bytes")
+        return b"".join(parts)
+
+    async def write(self, content: bytes) -> None:
+        """Sends raw bytes after a 101; raises Fault when the stream is gone."""
+        try:
+            await self._stream.write(content)
+        except StreamEnded as error:
+            raise self._fault(error) from error
+
+    def end(self) -> None:
+        """Nothing follows from our side."""
+        self._stream.end()
+
+    def stop(self, why: str) -> None:
+        """Breaks it off now: the caller's access ended."""
+        self.ended = self.ended or why
+        self._stream.reset(Reset.EXPIRED, why)
+
+    async def aclose(self) -> None:
+        """Lets go of everything; breaks the stream off when it is not over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stream.reset(Reset.CANCELLED)
+        tasks = [t for t in (self._sending, self._renewing) if t is not None and not t.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.aclose()
+
+    # -- the body
+
+    async def _send_all(self, body: bytes) -> None:
+        try:
+            await self._stream.write(body)
+            self._stream.end()
+        except Ended as error:
+            if error.code is not Reset.DONE:  # an answer came before the body was read
+                raise
+
+    async def _pump(self, body: AsyncIterable[bytes]) -> None:
+        try:
+            async for piece in body:
+                await self._stream.write(piece)
+            self._stream.end()
+        except StreamEnded:
+            pass  # whoever reads the answer learns of it
+        except Exception as error:  # noqa: BLE001 -- a task's last line: whoever sends the body failed
+            self.ended = self.ended or "the request's body broke off"
+            _log.info("kubernetes.body_broken", cause=type(error).__name__)
+            self._stream.reset(Reset.CANCELLED, "the request's body broke off")
+
+    # -- the grant
+
+    def keep_granted(self, principal: Principal, renew: Renew | None, regrant: Callable[[Principal], Awaitable[None]]) -> None:
+        """Renews the grant at half its life, as long as the stream lives and `renew` allows it.
+
+        Args:
+            principal: as whom the stream runs.
+            renew: asks again whether the caller may, and as whom; None for unattended work.
+            regrant: sends the new grant to the agent.
+        """
+        loop = asyncio.get_running_loop()
+
+        def check() -> None:
+            if self._renewing is None or self._renewing.done():
+                self._renewing = loop.create_task(self._renew(principal, renew, regrant), name="kubernetes regrant")
+
+        def due() -> None:
+            check()
+            self._timer = loop.call_later(HALF_LIFE, due)
+
+        self._check = check
+        self._timer = loop.call_later(HALF_LIFE, due)
+
+    def recheck(self) -> None:
+        """Asks now whether the caller still may."""
+        self._check()
+
+    async def _renew(self, old: Principal, renew: Renew | None, regrant: Callable[[Principal], Awaitable[None]]) -> None:
+        while self._stream.error is None:
+            try:
+                principal = await renew() if renew is not None else old
+                if not covers(principal, old):
+                    self.stop("access was taken away")
+                else:
+                    await regrant(principal)
+            except Fault as fault:
+                if fault.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+                    await asyncio.sleep(_RETRY_SECONDS)  # the agent ends the stream when its grant does
+                    continue
+                self.stop("access ended")
+            except StreamEnded:
+                pass  # the agent ends the stream when its grant does
+            return
+
+    def _fault(self, error: StreamEnded) -> Fault:
+        if self.ended:
+            return AccessEnded(f"the request was broken off: {self.ended}")
+        return calls.fault_of(error, _WHAT)
+
+
+class AccessEnded(Unavailable):
+    """The caller's session, rights or body ended while the request ran."""
+
+    reason = "ACCESS_ENDED"
+
+
+def covers(new: Principal, old: Principal) -> bool:
+    """Whether what runs as `old` may run on as `new`: the same user, no group lost."""
+    return (new.user, new.uid) == (old.user, old.uid) and set(old.groups) <= set(new.groups)

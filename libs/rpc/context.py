@@ -6,6 +6,7 @@ certificate, so a stolen context is of no use to anybody else. It carries the sc
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
@@ -62,7 +63,7 @@ class CallerContexts:
     def __init__(self, audience: str, fetch: FetchKeys) -> None:
         self._audience, self._fetch = audience, fetch
         self._keys: Mapping[str, bytes] = {}
-        self._fetched = -_REFRESH_SECONDS
+        self._fetched = -math.inf
 
     async def __call__(self, call: Call) -> Caller:
         """The caller that the context names; the call's origin becomes the client's. Raises Unauthenticated."""

@@ -7,18 +7,30 @@ from collections.abc import Awaitable, Callable, Iterable
 from google.protobuf.message import Message
 
 from kubegems.policy.v1 import policy_pb2
-from libs.faults import NotFound, PermissionDenied
+from libs.faults import Fault, NotFound, PermissionDenied
 from libs.rpc import fields
 from libs.rpc.call import Call, Caller, Kind, Method
 
 Authorise = Callable[[Call, Message], Awaitable[None]]
 _USER = policy_pb2.Rule.USER
+_NAMED = ("resource_name", "resource", "name")
 _LOOKS = frozenset({"get", "list"})
 
 
 def missing(name: str) -> NotFound:
     """The fault for a resource that is not there, or that the caller may not know of: the same words."""
-    return NotFound(f"{name} was not found", {"resource": name})
+    return NotFound(f"{name} does not exist", {"resource_name": name})
+
+
+def same_as_missing(fault: Fault) -> Fault:
+    """A handler's NotFound that names a resource, in the very words that hide one; any other fault as it is.
+
+    The name is looked for in the metadata under `resource_name`, `resource` and `name`.
+    """
+    if not isinstance(fault, NotFound):
+        return fault
+    name = next((fault.metadata[key] for key in _NAMED if fault.metadata.get(key)), "")
+    return missing(name) if name else fault
 
 
 async def granted(call: Call, request: Message) -> None:

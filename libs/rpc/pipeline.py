@@ -17,7 +17,7 @@ from libs.clock import new_id
 from libs.faults import DeadlineExceeded, Fault, Internal, Unavailable
 from libs.log import trace
 from libs.rpc import deadline, fields, validation
-from libs.rpc.authorisation import Authorisation, Authorise
+from libs.rpc.authorisation import Authorisation, Authorise, same_as_missing
 from libs.rpc.call import Call, Caller, Method
 from libs.rpc.metrics import CallMetrics
 from libs.rpc.peers import by_peer, trusted
@@ -200,7 +200,7 @@ class Pipeline:
 
     def _fault(self, work: _Work, error: BaseException) -> BaseException:
         if isinstance(error, Fault):
-            return error
+            return same_as_missing(error)
         if isinstance(error, asyncio.CancelledError):
             return error if _being_cancelled() else Unavailable("interrupted; try again", {"cause": "CANCELLED_INSIDE"})
         if not isinstance(error, Exception):

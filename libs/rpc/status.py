@@ -39,7 +39,7 @@ def _details(fault: Fault) -> list[Message]:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromTimedelta(fault.retry_after)
         details.append(retry)
-    if name := fault.metadata.get("resource"):
+    if name := resource_name(fault):
         details.append(error_details_pb2.ResourceInfo(resource_type=resource_type(name), resource_name=name))
     return details
 
@@ -92,9 +92,14 @@ def error_body(fault: Fault, http_status: int) -> bytes:
     if fault.retry_after is not None:
         delay = f"{fault.retry_after.total_seconds():.3f}".rstrip("0").rstrip(".") + "s"
         details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
-    if name := fault.metadata.get("resource"):
+    if name := resource_name(fault):
         details.append({"@type": "type.googleapis.com/google.rpc.ResourceInfo", "resourceType": resource_type(name), "resourceName": name})
     return orjson.dumps({"error": {"code": http_status, "status": fault.code.name, "message": fault.message, "details": details}})
+
+
+def resource_name(fault: Fault) -> str:
+    """The resource that a fault speaks of; empty for none."""
+    return fault.metadata.get("resource_name") or fault.metadata.get("resource") or ""
 
 
 def resource_type(name: str) -> str:

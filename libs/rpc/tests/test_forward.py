@@ -101,9 +101,9 @@ async def test_the_gateway_refuses_before_it_forwards(gateway: Any, inner: Inner
 async def test_the_owners_fault_comes_through(gateway: Any, inner: Inner) -> None:
     """Code, reason and message are the owner's, and so is the record."""
     client, records = gateway
-    inner.tenants.raises = NotFound("tenants/acme was not found", {"resource": "tenants/acme"})
+    inner.tenants.raises = NotFound("tenants/acme does not exist", {"resource": "tenants/acme"})
     stub = client.stub(tenant_service_pb2_grpc.TenantServiceStub)
-    with refused(Code.NOT_FOUND, "tenants/acme was not found"):
+    with refused(Code.NOT_FOUND, "tenants/acme does not exist"):
         await stub.GetTenant(pb.GetTenantRequest(name="tenants/acme"), metadata=(("authorization", "Bearer admin"),))
     assert records.log == []
 

@@ -86,9 +86,8 @@ async def test_answers_carry_request_and_trace_id(here: Here) -> None:
     """Each answer names its request and its trace, also a refusal."""
     trace.setup("test", endpoint=None)
     async with grpc.aio.insecure_channel(here.target) as plain:
-        call = plain.unary_unary("/kubegems.tenancy.v1.TenantService/GetTenant")(
-            pb.GetTenantRequest(name="tenants/a").SerializeToString(), metadata=ADMIN
-        )
+        get: Any = plain.unary_unary("/kubegems.tenancy.v1.TenantService/GetTenant")
+        call: Any = get(pb.GetTenantRequest(name="tenants/a").SerializeToString(), metadata=ADMIN)
         await call
         trailing = dict(await call.trailing_metadata())
         assert len(trailing["kubegems-request-id"]) == 32
@@ -100,7 +99,7 @@ async def test_answers_carry_request_and_trace_id(here: Here) -> None:
     [
         Invalid.fields([Violation("tenant.name", "is bad"), Violation("x", "is worse")]),
         Exhausted("too often", retry_after=timedelta(seconds=2.5)),
-        NotFound("tenants/a was not found", {"resource": "tenants/a"}),
+        NotFound("tenants/a does not exist", {"resource": "tenants/a"}),
     ],
 )
 async def test_faults_come_back_whole(here: Here, fault: Any) -> None:

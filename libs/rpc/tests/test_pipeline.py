@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from kubegems.identity.v1 import session_service_pb2, user_service_pb2
 from kubegems.policy.v1 import policy_pb2
 from kubegems.tenancy.v1 import tenant_service_pb2 as pb
-from libs.faults import Code, Exhausted, Precondition, Stale
+from libs.faults import Code, Exhausted, NotFound, Precondition, Stale
 from libs.rpc import Call, Caller, Kind, Pipeline, Scopes, methods
 from libs.rpc.fields import replace_me
 from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Records, Rights, Tenants, Units, Users, refused
@@ -130,13 +130,27 @@ async def test_rights_are_held_at_the_scope() -> None:
     road = Road()
     road.users.known["dev"] = Rights(tenancy_tenants_get=Scopes(exact=frozenset({"tenants/acme"})))
     assert (await road.unary(GET, pb.GetTenantRequest(name="tenants/acme"), who="dev")).name == "tenants/acme"
-    with refused(Code.NOT_FOUND, "tenants/globex was not found"):
+    with refused(Code.NOT_FOUND, "tenants/globex does not exist"):
         await road.unary(GET, pb.GetTenantRequest(name="tenants/globex"), who="dev")
     with refused(Code.PERMISSION_DENIED, "tenancy.tenants.delete", "tenants/acme"):
         await road.unary("DeleteTenant", pb.DeleteTenantRequest(name="tenants/acme"), who="dev")
     with refused(Code.NOT_FOUND):
         await road.unary("DeleteTenant", pb.DeleteTenantRequest(name="tenants/globex"), who="dev")
     assert road.records.log[-2:] == [("denied", "PERMISSION_DENIED"), ("denied", "NOT_FOUND")]
+
+
+async def test_a_missing_thing_and_a_hidden_one_look_the_same() -> None:
+    """Message, reason and metadata of a handler's NOT_FOUND are those of a refusal that hides, whatever words the handler used."""
+    road = Road()
+    road.users.known["dev"] = Rights()
+    road.tenants.raises = NotFound("there is no such tenant", {"resource_type": "Tenant", "resource_name": "tenants/acme"})
+    request = pb.GetTenantRequest(name="tenants/acme")
+    answers = []
+    for who in ("admin", "dev"):
+        with refused(Code.NOT_FOUND) as caught:
+            await road.unary(GET, request, who=who)
+        answers.append((caught.value.message, caught.value.reason, caught.value.metadata))
+    assert answers[0] == answers[1]
 
 
 async def test_platform_rights_are_asked_where_no_field_is_a_scope() -> None:

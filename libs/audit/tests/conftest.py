@@ -9,6 +9,7 @@ from kubegems.fleet.v1 import cluster_access_service_pb2
 from kubegems.identity.v1 import user_service_pb2
 from libs import audit, pg
 from libs.audit import Auditor, PgUnits
+from libs.log import trace
 from libs.pg import Database
 from libs.rpc.call import Call, Caller, Kind, Method, Scopes
 from libs.rpc.pipeline import Pipeline
@@ -74,6 +75,12 @@ class House:
     async def rows(self) -> list[str]:
         async with self.database.transaction(readonly=True) as tx:
             return [row["name"] for row in await tx.rows("select name from rows order by name")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tracing() -> None:
+    """Trace ids exist without an exporter."""
+    trace.setup("test", endpoint=None)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ class Stream:
         self._out_size = 0
         self._credit = mux.limits.window
         self._queued = False  # in the scheduler's round
+        self._wrote = False
         self._closing = False  # END is queued; nothing may follow
         self._sent_end = False
         self._send_error: StreamEnded | None = None
@@ -104,7 +105,7 @@ class Stream:
         if self._out or self._closing or self._send_error is not None or len(message) > _SMALL or cost > self._credit:
             return False
         self._credit -= cost
-        self._closing = True
+        self._closing = self._wrote = True
         self._mux.control(HEADER.pack(DATA, flags, self.id, len(message)) + message)
         self._end_sent()
         return True
@@ -134,6 +135,7 @@ class Stream:
         if self._closing:
             raise Ended(Reset.DONE, "sent after the end")
         self._closing = bool(flags & END)
+        self._wrote = True
         self._out.append((piece, flags))
         self._out_size += len(piece)
         if not self._queued and self.sendable:
@@ -321,6 +323,11 @@ class Stream:
     def sending_over(self) -> bool:
         """Whether our direction is ended, or will be once what is queued has gone."""
         return self._closing or self._send_error is not None
+
+    @property
+    def wrote(self) -> bool:
+        """Whether anything was sent, or queued to be sent, since the stream was opened."""
+        return self._wrote
 
     @property
     def held(self) -> int:

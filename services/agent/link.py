@@ -1,0 +1,223 @@
+"""The agent's end of the tunnel: dial, greet, serve, and dial again for ever.
+
+What the hub asks is done only under a grant that `grants.GrantBook` finds good: a typed call goes to the agent's own
+services, a Kubernetes request to `proxy.Proxy`. A stream ends when its grant does, unless the hub renews it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from kubegems.agent.v1 import tunnel_pb2
+from libs import log
+from libs.faults import Fault, Unavailable
+from libs.rpc.pipeline import Pipeline
+from libs.tunnel import Limits, Lost, Mux, Reset, Stream, calls
+from libs.tunnel.mux import wall_millis
+from libs.tunnel.tcp import Connection, dial
+from services.agent.desk import Desk, by_grant, principal_of
+from services.agent.grants import GrantBook
+from services.agent.proxy import Proxy
+
+__all__ = ["AgentLink", "HubAway", "Session", "by_grant", "principal_of"]
+PROTOCOL = 1
+HUB_NAME = "gateway.hub.kubegems.internal"
+_GREETING_SECONDS = 10.0
+_FIRST_DELAY = 0.5
+_LONGEST_DELAY = 30.0
+_STEADY_SECONDS = 30.0  # a tunnel that stood so long starts the back-off anew
+_CALL_SECONDS = 30.0
+_log = log.get("services.agent.link")
+OnConnect = Callable[["Session"], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One tunnel that stands.
+
+    Attributes:
+        id: the hub's id of it.
+        hub_uid: uid of the hub.
+        hub_version: version of the hub.
+    """
+
+    id: str
+    hub_uid: str
+    hub_version: str
+
+
+class HubAway(Unavailable):
+    """There is no tunnel to the hub now."""
+
+    reason = "HUB_AWAY"
+
+
+class AgentLink:
+    """Keeps a tunnel to the hub.
+
+    Args:
+        host: the hub's tunnel listener.
+        port: its port.
+        tls: makes the TLS context for each dial, so that a renewed certificate is used.
+        cluster_uid: this cluster's uid.
+        version: of this program.
+        pipeline: answers the hub's typed calls; make it with `peers=by_grant`.
+        proxy: answers Kubernetes requests.
+        server_name: name in the hub's certificate.
+        on_connect: awaited in a task of its own each time a tunnel stands; cancelled when it breaks.
+        limits: of the tunnel.
+    """
+
+    def __init__(
+        self, *, host: str, port: int, tls: Callable[[], ssl.SSLContext], cluster_uid: str, version: str, pipeline: Pipeline,
+        proxy: Proxy, server_name: str = HUB_NAME, on_connect: OnConnect | None = None, limits: Limits | None = None,
+    ) -> None:  # fmt: skip
+        self._host, self._port, self._server_name = host, port, server_name
+        self._tls = tls
+        self._cluster_uid = cluster_uid
+        self._version = version
+        self._pipeline = pipeline
+        self._proxy = proxy
+        self._on_connect = on_connect
+        self._limits = limits
+        self._mux: Mux | None = None
+        self._standing = asyncio.Event()
+        self._delay = _FIRST_DELAY
+        self._redial = asyncio.Event()
+        self.session: Session | None = None
+
+    # -- for the agent's other parts
+
+    @property
+    def connected(self) -> bool:
+        """Whether a tunnel stands."""
+        return self._mux is not None
+
+    async def wait_connected(self) -> None:
+        """Returns when a tunnel stands."""
+        await self._standing.wait()
+
+    async def call(self, method: MethodDescriptor, request: Message, timeout: float = _CALL_SECONDS) -> Any:
+        """Calls the hub; waits for a tunnel within the timeout. Raises Fault, HubAway when there is none."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        try:
+            async with asyncio.timeout_at(until):
+                await self._standing.wait()
+        except TimeoutError as error:
+            raise HubAway("the hub cannot be reached") from error
+        mux = self._mux
+        if mux is None:
+            raise HubAway("the hub cannot be reached")
+        return await calls.unary(mux, method, request, timeout=max(until - loop.time(), 0.001))
+
+    def reconnect(self) -> None:
+        """Dials anew at once, as after the certificate was renewed; streams that are open end."""
+        self._redial.set()
+        if self._mux is not None:
+            self._mux.abort("reconnecting")
+
+    def hub_millis(self) -> int:
+        """The hub's time, in milliseconds since 1970; our own while no tunnel stands."""
+        return self._mux.peer_now_millis() if self._mux is not None else wall_millis()
+
+    # -- the loop
+
+    async def run(self) -> None:
+        """Keeps a tunnel, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            try:
+                await self._once()
+            except (OSError, TimeoutError, Lost, DecodeError, ValueError, _Unfit) as error:
+                _log.warning("link.down", hub=f"{self._host}:{self._port}", cause=_cause(error))
+            if loop.time() - started > _STEADY_SECONDS or self._redial.is_set():
+                self._delay = _FIRST_DELAY
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Waits a random part of the back-off, so that many agents do not come back at once."""
+        delay = random.uniform(_FIRST_DELAY / 5, self._delay)  # noqa: S311 -- jitter
+        self._delay = min(self._delay * 2, _LONGEST_DELAY)
+        try:
+            async with asyncio.timeout(delay):
+                await self._redial.wait()
+        except TimeoutError:
+            pass
+        self._redial.clear()
+
+    async def _once(self) -> None:
+        """One tunnel, from dial to loss; raises what broke it."""
+        desks: list[Desk] = []
+
+        async def accept(stream: Stream, header: bytes) -> None:
+            if desks:
+                await desks[0].serve(stream, header)
+            else:
+                stream.reset(Reset.REFUSED, "not greeted yet")
+
+        connection = await dial(
+            self._host, self._port, self._tls(),
+            lambda: Connection(odd=False, accept=lambda _: accept, limits=self._limits, name="agent tunnel"),
+            server_name=self._server_name,
+        )  # fmt: skip
+        mux = connection.mux
+        try:
+            hello = await self._greet(mux)
+            book = GrantBook(
+                cluster_uid=self._cluster_uid, session=hello.session, keys=hello.grant_keys, hub_millis=mux.peer_now_millis
+            )  # fmt: skip
+            desks.append(Desk(mux, book, pipeline=self._pipeline, proxy=self._proxy, address=self._host))
+            await self._stand(mux, Session(hello.session, hello.hub_uid, hello.version))
+        finally:
+            mux.abort("the agent lets go")
+            await mux.closed()
+
+    async def _greet(self, mux: Mux) -> tunnel_pb2.Hello:
+        mux.hello(tunnel_pb2.Hello(protocols=[PROTOCOL], version=self._version).SerializeToString())
+        hello = tunnel_pb2.Hello.FromString(await mux.greeted(_GREETING_SECONDS))
+        if PROTOCOL not in hello.protocols or not hello.session or not hello.hub_uid:
+            raise _Unfit("the hub speaks another protocol")
+        if not mux.rtt:
+            mux.peer_ahead_millis = hello.time_millis - wall_millis()
+        return hello
+
+    async def _stand(self, mux: Mux, session: Session) -> None:
+        self._mux, self.session = mux, session
+        self._standing.set()
+        _log.info("link.up", hub=f"{self._host}:{self._port}", hub_uid=session.hub_uid, session=session.id)
+        greeting = asyncio.ensure_future(self._connected(session))
+        try:
+            await mux.closed()
+        finally:
+            self._mux = self.session = None
+            self._standing.clear()
+            greeting.cancel()
+            await asyncio.wait([greeting])
+
+    async def _connected(self, session: Session) -> None:
+        if self._on_connect is None:
+            return
+        try:
+            await self._on_connect(session)
+        except Fault as fault:
+            _log.warning("link.greeting_failed", code=fault.code.name, reason=fault.reason)
+        except Exception as error:  # noqa: BLE001 -- a task's last line: the tunnel stands whatever its listener thinks
+            _log.error("link.greeting_failed", exc_info=error)
+
+
+class _Unfit(Exception):
+    """The peer is not the hub we can talk to."""
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -66,9 +66,31 @@ async def binary(program: Program, say: Say = lambda _: None) -> Path:
     return target
 
 
+async def cached(program: Program) -> bool:
+    """Whether a program need not be built; never raises."""
+    try:
+        return (cache.folder() / "bin" / f"{program.name}-{await _key(program, await toolchain())}").exists()
+    except LocalError:
+        return False
+
+
 async def _build(program: Program, go: str, target: Path) -> None:
     temporary = target.with_name(f"{target.name}.{os.getpid()}")
-    argv = (go, "build", "-C", str(program.folder), "-trimpath", "-ldflags", program.ldflags, "-o", str(temporary), program.package)
+    argv = (
+        "nice",
+        "-n",
+        "10",
+        go,
+        "build",
+        "-C",
+        str(program.folder),
+        "-trimpath",
+        "-ldflags",
+        program.ldflags,
+        "-o",
+        str(temporary),
+        program.package,
+    )
     log = cache.folder() / "log" / f"build-{program.name}.log"
     log.unlink(missing_ok=True)
     try:

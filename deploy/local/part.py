@@ -34,10 +34,16 @@ class Part:
     within: float = 60.0
 
 
-async def start(part: Part) -> Process:
-    """Starts a part and waits until it serves; raises LocalError in one line, and leaves nothing, when it does not."""
+async def start(part: Part, started: Callable[[Process], None] = lambda _: None) -> Process:
+    """Starts a part and waits until it serves; raises LocalError in one line, and leaves nothing, when it does not.
+
+    Args:
+        part: what to start.
+        started: told the process as soon as there is one.
+    """
     command = part.command()
     process = await Process.start(command)
+    started(process)
     ready = asyncio.ensure_future(part.ready())
     ended = asyncio.ensure_future(process.wait())
     try:

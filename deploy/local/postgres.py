@@ -37,17 +37,17 @@ class Postgres:
         data: its data folder; made when it is not there.
         log: its log file.
         password_file: keeps the password of the superuser `kubegems`.
+        sockets: folder of its socket; see `socket_folder`.
         durable: False trades safety at a power cut for speed; for tests.
     """
 
-    def __init__(self, data: Path, log: Path, password_file: Path, *, durable: bool = True) -> None:
+    def __init__(self, data: Path, log: Path, password_file: Path, sockets: Path, *, durable: bool = True) -> None:
         self._data = data
         self._log = log
         self._password_file = password_file
         self._durable = durable
         self._user = cache.postgres_user()
-        self._sockets = Path(tempfile.mkdtemp(prefix="kubegems-", dir="/tmp"))  # short, 0700: a socket's path holds 107 bytes
-        self._own(self._sockets)
+        self._sockets = sockets
 
     @property
     def dsn(self) -> str:
@@ -98,10 +98,6 @@ class Postgres:
         finally:
             await connection.close()
 
-    def remove_sockets(self) -> None:
-        """Takes the socket folder away once it has ended."""
-        shutil.rmtree(self._sockets, ignore_errors=True)
-
     def _command(self, *argv: str) -> Command:
         # SIGINT is PostgreSQL's fast shutdown; SIGQUIT, for the case that we die, ends its children too.
         return Command(argv, self._log, user=self._user, stop=signal.SIGINT, death=signal.SIGQUIT, patience=30)
@@ -109,6 +105,15 @@ class Postgres:
     def _own(self, path: Path) -> None:
         if self._user:
             os.chown(path, *self._user)
+
+
+def socket_folder() -> Path:
+    """A new folder for a socket: short, for its path holds 107 bytes, and closed to all but PostgreSQL's user and root."""
+    folder = Path(tempfile.mkdtemp(prefix="kubegems-", dir="/tmp"))
+    user = cache.postgres_user()
+    if user:
+        os.chown(folder, *user)
+    return folder
 
 
 def _initdb(data: Path, password_file: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import asyncpg
 from deploy.local import cache
 from deploy.local import part as parts
 from deploy.local.part import Part
-from deploy.local.postgres import Postgres
+from deploy.local.postgres import Postgres, socket_folder
 from deploy.local.process import Process
 from deploy.local.scratch import Scratch
 
@@ -58,11 +59,12 @@ class DatabaseServer:
 @contextlib.asynccontextmanager
 async def postgres_server(folder: Path) -> AsyncIterator[DatabaseServer]:
     """Runs a PostgreSQL whose data does not outlive the block."""
+    sockets = socket_folder()
     with Scratch(cache.postgres_user()) as scratch:
-        server = Postgres(scratch.path / "data", folder / "log/postgres.log", folder / "postgres.password", durable=False)
+        server = Postgres(scratch.path / "data", folder / "log/postgres.log", folder / "postgres.password", sockets, durable=False)
         part = Part("postgresql", server.command, server.ready, server.prepare)
         try:
             async with parts.running(part) as process:
                 yield DatabaseServer(part, server, process)
         finally:
-            server.remove_sockets()
+            shutil.rmtree(sockets, ignore_errors=True)

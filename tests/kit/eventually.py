@@ -6,10 +6,8 @@ import asyncio
 import inspect
 import os
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable
+from typing import Any
 
 
 def timescale() -> float:
@@ -17,7 +15,7 @@ def timescale() -> float:
     return float(os.environ.get("KUBEGEMS_TEST_TIMESCALE", "1"))
 
 
-async def eventually(check: Callable[[], Awaitable[T]] | Callable[[], T], *, within: float, every: float = 0.05, what: str = "") -> T:
+async def eventually(check: Callable[[], Any], *, within: float, every: float = 0.05, what: str = "") -> Any:
     """Asks until the answer is truthy, and returns it.
 
     Args:
@@ -37,7 +35,7 @@ async def eventually(check: Callable[[], Awaitable[T]] | Callable[[], T], *, wit
             if last or (asserts_only and last is None):
                 if what:
                     print(f"{what}: {time.monotonic() - started:.2f} s of {within:g} s")
-                return last  # type: ignore[no-any-return] # T by construction
+                return last
         except AssertionError as error:
             last = error
         if time.monotonic() - started > within * timescale():

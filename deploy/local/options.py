@@ -1,0 +1,51 @@
+"""What the caller wants of the local stack, read once from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.local import ports
+from deploy.local.errors import LocalError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The wishes.
+
+    Attributes:
+        jaeger: build and start a Jaeger, and export to it.
+        cluster: run a member cluster `local`.
+        database_url: an existing PostgreSQL.
+        nats_url: an existing NATS, configured as the documentation tells.
+        kubeconfig: an existing cluster's admin; it becomes `local`.
+        ports: ports that must be these.
+        documented_ports: prefer the documented ports; tests do not.
+        durable: False trades safety at a power cut for speed; for tests.
+    """
+
+    jaeger: bool = False
+    cluster: bool = True
+    database_url: str = field(default="", repr=False)
+    nats_url: str = ""
+    kubeconfig: Path | None = None
+    ports: Mapping[str, int] = field(default_factory=dict)
+    documented_ports: bool = True
+    durable: bool = True
+
+    @classmethod
+    def read(cls, env: Mapping[str, str] = os.environ) -> Options:
+        """The options of `make run`; raises LocalError."""
+        kubeconfig = env.get("KUBEGEMS_LOCAL_KUBECONFIG")
+        if kubeconfig and not Path(kubeconfig).exists():
+            raise LocalError(f"KUBEGEMS_LOCAL_KUBECONFIG: there is no file {kubeconfig}")
+        return cls(
+            jaeger=env.get("JAEGER", "") not in ("", "0"),
+            cluster=env.get("KUBEGEMS_LOCAL_CLUSTER", "1") != "0",
+            database_url=env.get("KUBEGEMS_DATABASE_URL", ""),
+            nats_url=env.get("KUBEGEMS_NATS_URL", ""),
+            kubeconfig=Path(kubeconfig).absolute() if kubeconfig else None,
+            ports=ports.parse(env.get("KUBEGEMS_LOCAL_PORTS", "")),
+        )

@@ -1,0 +1,144 @@
+"""Follower: brings the cluster to what the hub desires, on each hint, on connecting, and every few minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+
+from kubegems.agent.v1 import desired_state_service_pb2 as wire
+from libs import log
+from libs.faults import Fault
+from libs.log import trace
+from services.agent.desired import domain
+from services.agent.desired.applier import Applier
+from services.agent.desired.domain import DesiredSet, Outcome
+from services.agent.desired.kept import Kept, parse
+
+_log = log.get(__name__)
+_SERVICE = wire.DESCRIPTOR.services_by_name["DesiredStateService"]
+FETCH = _SERVICE.methods_by_name["FetchDesiredState"]
+_FETCH_SECONDS = 30.0
+_FIRST_DELAY = 0.5
+_MAX_DELAY = 60.0
+
+
+class Link(Protocol):
+    """The way to the hub."""
+
+    async def call(self, method: MethodDescriptor, request: Message, *, timeout: float) -> Any:
+        """The hub's answer; raises Faults, Unavailable while the tunnel is down."""
+        ...
+
+
+class Follower:
+    """Keeps the cluster at the desired state.
+
+    Attributes:
+        outcome: of the last time that a set was applied.
+        confirmation_needed: why something waits for a human; empty when nothing does.
+    """
+
+    def __init__(
+        self, link: Link, applier: Applier, kept: Kept, *, resync_seconds: float, accepted_hub_uid: str = "",
+        on_outcome: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.outcome = Outcome()
+        self.confirmation_needed = ""
+        self._link = link
+        self._applier = applier
+        self._kept = kept
+        self._resync_seconds = resync_seconds
+        self._accepted_hub_uid = accepted_hub_uid
+        self.on_outcome = on_outcome
+        self._wake = asyncio.Event()
+        self._failures = 0
+
+    @property
+    def applied_generation(self) -> int:
+        """The last generation that was applied whole."""
+        return self._kept.progress.applied_generation
+
+    @property
+    def desired(self) -> DesiredSet | None:
+        """The set taken last."""
+        return self._kept.set
+
+    def poke(self) -> None:
+        """Looks again now: a hint came, the tunnel is up, one of our objects was changed by others."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Never ends by itself."""
+        while True:
+            self._wake.clear()
+            try:
+                complete = await self.sync()
+            except (Fault, ValueError) as error:
+                _log.warning("desired.not_applied", problem=str(error))
+                complete = False
+            self._failures = 0 if complete else self._failures + 1
+            try:
+                async with asyncio.timeout(self._pause()):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def sync(self) -> bool:
+        """Fetches and applies once; whether nothing is left to do. Without the hub, what is kept is put right."""
+        try:
+            desired = await self._fetched()
+        except Fault as fault:
+            _log.info("desired.not_fetched", reason=fault.reason, problem=fault.message)
+            if self._kept.set is not None:
+                await self._applied(self._kept.set)
+            return False
+        if desired is None:
+            self.on_outcome()
+            return True  # refused: only a human can help, the next resync looks again
+        return await self._applied(desired)
+
+    async def _fetched(self) -> DesiredSet | None:
+        """The set to apply; None when it is refused."""
+        kept, progress = self._kept.set, self._kept.progress
+        current = kept is not None and kept.generation == progress.applied_generation
+        request = wire.FetchDesiredStateRequest()
+        if current:
+            request.known_generation, request.known_checksum = progress.applied_generation, progress.applied_checksum
+        with trace.span("desired.fetch", kind=trace.SpanKind.CLIENT):
+            reply = await self._link.call(FETCH, request, timeout=_FETCH_SECONDS)
+        if reply.unchanged and kept is not None:
+            return kept
+        fetched = parse(reply)
+        self.confirmation_needed = domain.refusal(
+            kept, fetched, accepted_hub_uid=self._accepted_hub_uid, refused_confirmed=progress.refused_confirmed
+        )
+        if self.confirmation_needed:
+            _log.error("desired.refused", reason=self.confirmation_needed)
+            if progress.refused_confirmed is None:
+                self._kept.note(refused_confirmed=fetched.confirmed)
+            return None
+        return self._kept.take(reply)
+
+    async def _applied(self, desired: DesiredSet) -> bool:
+        outcome = await self._applier.bring(desired)
+        self.outcome, self.confirmation_needed = outcome, outcome.confirmation_needed
+        if outcome.complete:
+            self._kept.note(applied_generation=desired.generation, applied_checksum=desired.checksum)
+        if outcome.written or not outcome.complete:
+            _log.info(
+                "desired.applied", generation=desired.generation, written=outcome.written, failed=len(outcome.failures),
+                removing=len(outcome.removing), confirmation_needed=outcome.confirmation_needed,
+            )  # fmt: skip
+        self.on_outcome()
+        return not outcome.failures
+
+    def _pause(self) -> float:
+        if not self._failures:
+            return self._resync_seconds * random.uniform(0.9, 1.1)  # noqa: S311 -- spreads the clusters' resyncs
+        ceiling = min(_MAX_DELAY, self._resync_seconds, _FIRST_DELAY * 2 ** min(self._failures, 16))
+        return random.uniform(ceiling / 2, ceiling)  # noqa: S311 -- jitter

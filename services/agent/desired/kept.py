@@ -1,0 +1,83 @@
+"""Kept: what the agent remembers of desired state across restarts, in its state folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import orjson
+
+from kubegems.agent.v1 import desired_state_service_pb2 as wire
+from services.agent.desired.domain import Buried, DesiredSet, Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far applying has come.
+
+    Attributes:
+        applied_generation, applied_checksum: the last set that was applied whole.
+        refused_confirmed: the confirmed generation when a lower one was first refused; None when none is.
+    """
+
+    applied_generation: int = 0
+    applied_checksum: str = ""
+    refused_confirmed: int | None = None
+
+
+class Kept:
+    """The last set taken, and the progress; both survive a restart, and a broken file only costs a fetch.
+
+    A broken set file would also forget the hub; it is therefore written whole or not at all.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._set_file = folder / "desired.bin"
+        self._progress_file = folder / "desired.json"
+        self.progress = Progress()
+        self.set: DesiredSet | None = None
+        with contextlib.suppress(FileNotFoundError):
+            self.set = parse(wire.FetchDesiredStateResponse.FromString(self._set_file.read_bytes()))
+        with contextlib.suppress(FileNotFoundError):
+            self.progress = Progress(**orjson.loads(self._progress_file.read_bytes()))
+
+    def take(self, message: wire.FetchDesiredStateResponse) -> DesiredSet:
+        """Keeps a set as the one to apply."""
+        _write(self._set_file, message.SerializeToString())
+        self.set = parse(message)
+        self.note(refused_confirmed=None)
+        return self.set
+
+    def note(self, **changes: int | str | None) -> None:
+        """Keeps progress."""
+        new = replace(self.progress, **changes)  # type: ignore[arg-type] # names and types are Progress's own
+        if new != self.progress:
+            self.progress = new
+            _write(self._progress_file, orjson.dumps(asdict(new)))
+
+
+def parse(message: wire.FetchDesiredStateResponse) -> DesiredSet:
+    """A set from the wire; an object whose manifest is no JSON is told as ValueError."""
+    return DesiredSet(
+        hub_uid=message.hub_uid,
+        generation=message.generation,
+        checksum=message.checksum,
+        wanted=tuple(
+            Wanted(o.kind, o.name, o.uid, o.generation, orjson.loads(o.manifest or b"{}"), o.traceparent) for o in message.objects
+        ),
+        buried=tuple(Buried(t.kind, t.name, t.uid, t.generation, t.traceparent) for t in message.tombstones),
+        confirmed=message.confirmed_generation,
+    )
+
+
+def _write(file: Path, content: bytes) -> None:
+    temporary = file.with_name(file.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(file)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from services.gateway.tenancy.domain import limits
+from services.gateway.tenancy.domain.rows import Row
 
 TENANT = "Tenant"
 QUOTA = "TenantResourceQuota"
@@ -45,7 +46,7 @@ def network_policy(tenant_: str, *, isolated: bool, projects: Iterable[str], env
     return _manifest(spec, tenant=tenant_)
 
 
-def environment(env: Mapping[str, Any]) -> Manifest:
+def environment(env: Row) -> Manifest:
     """The Environment, from its row."""
     spec = {
         "tenant": env["tenant"],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from services.gateway.tenancy.domain.rows import Row
 
 Condition = dict[str, str]
 
 
-def conditions(env: Mapping[str, Any]) -> list[Condition]:
+def conditions(env: Row) -> list[Condition]:
     """The conditions to show: our own about the way to the cluster, if something is in the way, then the reported ones.
 
     Args:
@@ -19,7 +18,7 @@ def conditions(env: Mapping[str, Any]) -> list[Condition]:
     return ([own] if own else []) + list(env["conditions"] or [])
 
 
-def _own(env: Mapping[str, Any]) -> Condition | None:
+def _own(env: Row) -> Condition | None:
     match env["shown_state"]:
         case "DELETING":
             return {"type": "Removed", "status": "False", **_hold_up(env, removing=True)}
@@ -32,7 +31,7 @@ def _own(env: Mapping[str, Any]) -> Condition | None:
     return None
 
 
-def _hold_up(env: Mapping[str, Any], *, removing: bool) -> Condition:
+def _hold_up(env: Row, *, removing: bool) -> Condition:
     if not env["online"]:
         return {"reason": "ClusterOffline", "message": _offline(env)}
     if env["confirmation_needed"]:
@@ -43,5 +42,5 @@ def _hold_up(env: Mapping[str, Any], *, removing: bool) -> Condition:
     return {"reason": "WaitingForCluster", "message": f"cluster {env['cluster']} has not yet {what}"}
 
 
-def _offline(env: Mapping[str, Any]) -> str:
+def _offline(env: Row) -> str:
     return f"cluster {env['cluster']} is offline; what was written is applied when it is back"

@@ -12,9 +12,23 @@ Hard = Mapping[str, str]
 
 _ALIASES = {"cpu": "requests.cpu", "memory": "requests.memory", "ephemeral-storage": "requests.ephemeral-storage"}
 _STANDARD = frozenset(
-    [*_ALIASES, *_ALIASES.values(), "requests.storage", "limits.cpu", "limits.memory", "limits.ephemeral-storage"]
-    + ["pods", "resourcequotas", "services", "services.nodeports", "services.loadbalancers", "replicationcontrollers"]
-    + ["secrets", "configmaps", "persistentvolumeclaims"]
+    {
+        *_ALIASES,
+        *_ALIASES.values(),
+        "requests.storage",
+        "limits.cpu",
+        "limits.memory",
+        "limits.ephemeral-storage",
+        "pods",
+        "resourcequotas",
+        "services",
+        "services.nodeports",
+        "services.loadbalancers",
+        "replicationcontrollers",
+        "secrets",
+        "configmaps",
+        "persistentvolumeclaims",
+    }
 )
 _QUALIFIED = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 

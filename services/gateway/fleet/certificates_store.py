@@ -1,0 +1,55 @@
+"""SQL of agents' certificates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from libs.pg import Database, Record, Tx
+
+
+async def insert(tx: Tx, serial: str, cluster_uid: UUID, issued: datetime, expires: datetime) -> None:
+    """Keeps that a certificate was issued."""
+    await tx.execute(
+        "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) VALUES ($1, $2, $3, $4)",
+        serial,
+        cluster_uid,
+        issued,
+        expires,
+    )
+
+
+async def get(tx: Tx, serial: str) -> Record | None:
+    """A certificate by serial number (hex), with its cluster's name (None when the cluster was removed)."""
+    return await tx.row(
+        "SELECT t.serial, t.cluster_uid, t.expires, t.revoked, c.name AS cluster FROM fleet.certificates t"
+        " LEFT JOIN fleet.clusters c ON c.uid = t.cluster_uid WHERE t.serial = $1",
+        serial,
+    )
+
+
+async def revoke(tx: Tx, cluster_uid: UUID, now: datetime) -> int:
+    """Revokes a cluster's certificates; how many."""
+    return await tx.execute("UPDATE fleet.certificates SET revoked = $2 WHERE cluster_uid = $1 AND revoked IS NULL", cluster_uid, now)
+
+
+class Certificates:
+    """Answers whether a certificate still opens a link, for the tunnel's and NATS's doors."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def allowed(self, uid: str, serial: str = "") -> bool:
+        """Whether a cluster is ours and the certificate (serial number, hex; empty: any of its) is not revoked."""
+        try:
+            cluster_uid = UUID(uid)
+        except ValueError:
+            return False
+        async with self._database.transaction(readonly=True) as tx:
+            return bool(
+                await tx.value(
+                    "SELECT EXISTS (SELECT 1 FROM fleet.certificates t JOIN fleet.clusters c ON c.uid = t.cluster_uid"
+                    " WHERE t.cluster_uid = $1 AND ($2 = '' OR t.serial = $2) AND t.revoked IS NULL)",
+                    cluster_uid, serial.lower().removeprefix("0x"),
+                )
+            )  # fmt: skip

@@ -1,0 +1,153 @@
+"""ClusterService."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Protocol
+
+from google.api import httpbody_pb2
+from google.protobuf import empty_pb2
+
+from kubegems.fleet.v1 import cluster_pb2, cluster_service_pb2
+from libs import clock, pg
+from libs.faults import AlreadyExists, Invalid, Precondition
+from libs.pg import Record, Tx
+from libs.pg.paging import Pages
+from libs.rpc.call import Call, Caller
+from services.gateway.fleet import clusters_store, desired, kubeconfig, messages
+from services.gateway.fleet.joining import Joining
+from services.gateway.tenancy import listing, masks, settle, tenants_store
+from services.gateway.tenancy.domain import names
+
+VIEW = "fleet.clusters.view"
+
+
+class ClusterInUse(Precondition):
+    """Tenants have quota on the cluster; metadata: `tenants`."""
+
+    reason = "CLUSTER_IN_USE"
+
+
+class Issued(Protocol):
+    """A token for `/k8s`."""
+
+    @property
+    def token(self) -> str:
+        """The bearer token."""
+        ...
+
+
+TokenIssuer = Callable[[Caller, str, timedelta | None], Issued]
+
+
+class ClusterService:
+    """Keeps the member clusters.
+
+    Args:
+        pages: signs page tokens.
+        joining: where the hub is.
+        kubeconfig_token: makes a token for a caller and a cluster's uid, for so long (None: the issuer's default).
+        on_removed: told the uid of a removed cluster after the commit, to cut its links.
+    """
+
+    def __init__(
+        self,
+        pages: Pages,
+        *,
+        joining: Joining,
+        kubeconfig_token: TokenIssuer,
+        on_removed: Callable[[str], Awaitable[None] | None] = lambda _: None,
+    ) -> None:
+        self._pages = pages
+        self._joining = joining
+        self._kubeconfig_token = kubeconfig_token
+        self._on_removed = on_removed
+
+    async def CreateCluster(self, request: cluster_service_pb2.CreateClusterRequest, call: Call) -> cluster_pb2.Cluster:
+        """Adds a cluster; AlreadyExists."""
+        tx = await pg.tx(call)
+        name = f"clusters/{request.cluster_id}"
+        if not await clusters_store.insert(tx, clock.new_id(), request.cluster_id, request.cluster.display_name):
+            raise AlreadyExists(
+                f"{name} is taken; choose another name", {"resource_type": "kubegems.fleet.v1.Cluster", "resource_name": name}
+            )
+        call.resources.append(name)
+        return messages.cluster(await clusters_store.get(tx, request.cluster_id), full=True)
+
+    async def GetCluster(self, request: cluster_service_pb2.GetClusterRequest, call: Call) -> cluster_pb2.Cluster:
+        """A cluster; NotFound, also where none of the caller's tenants may be."""
+        return _message(call, await _visible(await pg.tx(call), call, request.name, "fleet.clusters.get"))
+
+    async def ListClusters(self, request: cluster_service_pb2.ListClustersRequest, call: Call) -> cluster_service_pb2.ListClustersResponse:
+        """The clusters that the caller may see."""
+        tx = await pg.tx(call)
+        where = listing.Where()
+        scopes = call.caller.rights.scopes("fleet.clusters.list")
+        if not scopes.everything:
+            where.add("('clusters/' || c.name) = ANY({}::text[])", sorted(scopes.exact | scopes.trees))
+        where.filter(request.filter, clusters_store.FILTERS)
+        found = await listing.read(tx, self._pages, call, request, source=clusters_store.SOURCE, where=where)
+        shown = [_message(call, row) for row in found.rows]
+        return cluster_service_pb2.ListClustersResponse(clusters=shown, next_page_token=found.token, total_size=found.total)
+
+    async def UpdateCluster(self, request: cluster_service_pb2.UpdateClusterRequest, call: Call) -> cluster_pb2.Cluster:
+        """Changes the display name; NotFound, Stale."""
+        changed = masks.paths(request.cluster, request.update_mask, known=("display_name",))
+        (cluster,) = names.parts(request.cluster.name)
+        tx = await pg.tx(call)
+        uid = await clusters_store.hold(tx, cluster, exclusively=True)
+        row = await clusters_store.get(tx, cluster)
+        pg.check_etag(request.cluster.etag, row["version"])
+        if changed:
+            await clusters_store.rename(tx, uid, request.cluster.display_name)
+        return messages.cluster(await clusters_store.get(tx, cluster), full=True)
+
+    async def DeleteCluster(self, request: cluster_service_pb2.DeleteClusterRequest, call: Call) -> empty_pb2.Empty:
+        """Removes a cluster, whose certificates are refused from then on; ClusterInUse names the tenants that have quota there."""
+        (cluster,) = names.parts(request.name)
+        tx = await pg.tx(call)
+        uid = await clusters_store.hold(tx, cluster, exclusively=True)
+        pg.check_etag(request.etag, (await clusters_store.get(tx, cluster))["version"])
+        tenants = await clusters_store.tenants_on(tx, uid)
+        if tenants:
+            told = ", ".join(names.tenant(t) for t in tenants[:20])
+            raise ClusterInUse(f"{request.name} is in use by {told}; delete their quotas there first", {"tenants": ",".join(tenants[:20])})
+        waiting = await clusters_store.waiting_tenants(tx, uid)
+        await clusters_store.delete(tx, uid)
+        for tenant in waiting:
+            if await settle.tenant(tx, tenant):  # it went unconfirmed: the cluster may hold it still
+                await tenants_store.burn(tx, names.tenant(tenant))
+        tx.after_commit(lambda: self._on_removed(str(uid)))
+        return empty_pb2.Empty()
+
+    async def ConfirmCluster(self, request: cluster_service_pb2.ConfirmClusterRequest, call: Call) -> cluster_pb2.Cluster:
+        """Lets a stopped removal go on; Invalid for a generation that is not there yet."""
+        (cluster,) = names.parts(request.name)
+        tx = await pg.tx(call)
+        row = await clusters_store.get(tx, cluster)
+        if not 0 < request.generation <= row["desired_generation"]:
+            raise Invalid.one("generation", f"{request.generation} is none; the newest is {row['desired_generation']}")
+        await desired.confirm(tx, row["uid"], request.generation)
+        return messages.cluster(await clusters_store.get(tx, cluster), full=True)
+
+    async def GetClusterKubeconfig(self, request: cluster_service_pb2.GetClusterKubeconfigRequest, call: Call) -> httpbody_pb2.HttpBody:
+        """A kubeconfig that reaches the cluster as the caller; NotFound, also where none of the caller's tenants may be."""
+        row = await _visible(await pg.tx(call), call, request.name, "fleet.clusters.kubeconfig")
+        ttl = timedelta(seconds=request.ttl_seconds) if request.ttl_seconds else None
+        token = self._kubeconfig_token(call.caller, str(row["uid"]), ttl).token
+        text = kubeconfig.render(
+            edge_url=self._joining.edge_url, ca=self._joining.ca, cluster=row["name"], username=call.caller.id, token=token
+        )
+        return httpbody_pb2.HttpBody(content_type="application/yaml", data=text.encode())
+
+
+async def _visible(tx: Tx, call: Call, name: str, permission: str) -> Record:
+    (cluster,) = names.parts(name)
+    if not call.caller.allows(permission, name):
+        raise clusters_store.missing(cluster)
+    return await clusters_store.get(tx, cluster)
+
+
+def _message(call: Call, row: Record) -> cluster_pb2.Cluster:
+    return messages.cluster(row, full=call.caller.allows(VIEW, f"clusters/{row['name']}"))

@@ -1,0 +1,154 @@
+"""DesiredStateService: what an agent fetches, and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from uuid import UUID
+
+from kubegems.agent.v1 import desired_state_service_pb2 as wire
+from libs import log, pg
+from libs.clock import Clock
+from libs.pg import Record, Tx
+from libs.rpc.call import Call
+from services.gateway.fleet import clusters_store, desired, statuses
+from services.gateway.tenancy import environments_store, messages, settle
+from services.gateway.tenancy import events as tenancy_events
+
+_log = log.get("services.gateway.fleet")
+_State = wire.ObjectStatus.State
+Interest = Callable[[str], Awaitable[Iterable[str]]]
+
+
+async def _no_interest(_uid: str) -> Iterable[str]:
+    return ()
+
+
+class DesiredStateService:
+    """Serves agents; the cluster is that of the certificate.
+
+    Args:
+        clock: the time.
+        interest: kinds that someone watches on a cluster (uid) beyond the base set, as `{resource}.{version}.{group}`.
+    """
+
+    def __init__(self, *, clock: Clock, interest: Interest = _no_interest) -> None:
+        self._clock = clock
+        self._interest = interest
+
+    async def FetchDesiredState(self, request: wire.FetchDesiredStateRequest, call: Call) -> wire.FetchDesiredStateResponse:
+        """The whole set, or that the agent is current; NotFound for a cluster that was removed."""
+        tx = await pg.tx(call)
+        uid = UUID(call.caller.id)
+        known = await _head(tx, uid)
+        reply = wire.FetchDesiredStateResponse(hub_uid=str(await tx.value("SELECT uid FROM fleet.hub")))
+        current = (known.generation, known.checksum) == (request.known_generation, request.known_checksum)
+        if not (current and known.checksum):
+            known = await _head(tx, uid, lock=True)
+            objects = await desired.objects(tx, uid)
+            checksum = known.checksum or desired.checksum(objects)
+            if not known.checksum:
+                await desired.seal(tx, uid, checksum)
+            known = desired.Head(known.generation, checksum, known.confirmed_generation)
+            current = (known.generation, checksum) == (request.known_generation, request.known_checksum)
+            if not current:
+                reply.objects.extend(_object(row) for row in objects)
+                reply.tombstones.extend(_tombstone(row) for row in await desired.tombstones(tx, uid))
+        reply.generation, reply.checksum, reply.unchanged = known.generation, known.checksum, current
+        reply.confirmed_generation = known.confirmed_generation
+        return reply
+
+    async def ReportStatus(self, request: wire.ReportStatusRequest, call: Call) -> wire.ReportStatusResponse:
+        """Keeps what the cluster holds, and lets go of what it no longer does; NotFound for a cluster that was removed."""
+        tx = await pg.tx(call)
+        uid, now = UUID(call.caller.id), self._clock.now()
+        reported = [obj for obj in request.objects if _is_uuid(obj.uid)]
+        tombstones = await desired.tombstones(tx, uid)
+        gone = _gone(request, reported, tombstones)
+        environments = [row["uid"] for row in gone if row["kind"] == "Environment"]
+        tenants = sorted({row["tenant"] for row in gone})
+        for tenant in tenants:  # before anything else, in one order: others lock a tenant first too
+            await tx.execute("SELECT 1 FROM tenancy.tenants WHERE name = $1 FOR UPDATE", tenant)
+        await _head(tx, uid)
+        await tx.execute(
+            "UPDATE fleet.clusters SET seen = $2, joined = true, applied_generation = $3, confirmation_needed = $4 WHERE uid = $1",
+            uid, now, request.applied_generation, request.confirmation_needed,
+        )  # fmt: skip
+        await _keep(tx, uid, request, reported, now)
+        await statuses.forget(tx, uid, [(row["kind"], row["name"], row["uid"]) for row in gone])
+        await desired.confirm_removals(tx, uid, gone)
+        for environment in environments:
+            await settle.environment_gone(tx, environment)
+        for tenant in tenants:
+            await settle.tenant(tx, tenant)
+        return wire.ReportStatusResponse()
+
+    async def FetchInterest(self, request: wire.FetchInterestRequest, call: Call) -> wire.FetchInterestResponse:  # noqa: ARG002 -- empty
+        """The kinds that someone watches."""
+        return wire.FetchInterestResponse(resources=sorted(await self._interest(call.caller.id)))
+
+
+async def _head(tx: Tx, uid: UUID, *, lock: bool = False) -> desired.Head:
+    known = await desired.head(tx, uid, lock=lock)
+    if known is None:
+        raise clusters_store.missing(str(uid))
+    return known
+
+
+async def _keep(tx: Tx, uid: UUID, request: wire.ReportStatusRequest, reported: list[wire.ObjectStatus], now: datetime) -> None:
+    """Keeps the statuses and tells of environments whose state is another than before."""
+    present = [obj for obj in reported if obj.state != _State.REMOVED]
+    before = await statuses.states(tx, uid)
+    await statuses.keep(tx, uid, present, now)
+    if request.full:
+        await statuses.forget_others(tx, uid, [(obj.kind, obj.name) for obj in present])
+    else:
+        await statuses.forget(tx, uid, [(o.kind, o.name, UUID(o.uid)) for o in reported if o.state == _State.REMOVED])
+    for obj in present:
+        state = (obj.uid, _State.Name(obj.state))
+        if obj.kind == "Environment" and before.get((obj.kind, obj.name)) != state:
+            await _tell(tx, UUID(obj.uid))
+
+
+async def _tell(tx: Tx, environment_uid: UUID) -> None:
+    row = await environments_store.by_uid(tx, environment_uid)
+    if row is not None:
+        await tenancy_events.publish(tx, "environment-reported", messages.environment(row, full=True))
+
+
+def _gone(request: wire.ReportStatusRequest, reported: list[wire.ObjectStatus], tombstones: list[Record]) -> list[Record]:
+    """The tombstones that the report confirms: said to be removed, or absent from a full report of that generation or later."""
+    said = {(o.kind, o.name, o.uid): o for o in reported}
+    found = []
+    for row in tombstones:
+        obj = said.get((row["kind"], row["name"], str(row["uid"])))
+        reached = request.applied_generation >= row["generation"]
+        if obj is None:
+            confirmed = request.full and reached
+        else:
+            confirmed = obj.state == _State.REMOVED and (reached or obj.generation >= row["generation"])
+        if confirmed:
+            found.append(row)
+    return found
+
+
+def _object(row: Record) -> wire.DesiredObject:
+    return wire.DesiredObject(
+        kind=row["kind"], name=row["name"], uid=str(row["uid"]), generation=row["generation"], manifest=row["manifest"],
+        traceparent=row["traceparent"],
+    )  # fmt: skip
+
+
+def _tombstone(row: Record) -> wire.Tombstone:
+    return wire.Tombstone(
+        kind=row["kind"], name=row["name"], uid=str(row["uid"]), generation=row["generation"], traceparent=row["traceparent"]
+    )
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        _log.warning("status.without_uid", uid=text)
+        return False
+    return True

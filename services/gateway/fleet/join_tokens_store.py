@@ -1,0 +1,55 @@
+"""SQL of join tokens."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from libs.pg import Record, Tx
+from services.gateway.fleet.domain import Token
+from services.gateway.tenancy.listing import Source
+
+SOURCE = Source(
+    select="SELECT j.id, j.cluster_uid, j.created, j.expires, j.used, j.revoked FROM fleet.join_tokens j",
+    tally="SELECT count(*) FROM fleet.join_tokens j",
+    orders={"create_time": (("j.created", "created"), ("j.id", "id"))},
+    descending=True,
+)
+
+
+async def insert(tx: Tx, token: Token, cluster_uid: UUID, created: datetime, expires: datetime) -> Record:
+    """Keeps a token's hash; its row."""
+    await tx.execute(
+        "INSERT INTO fleet.join_tokens (id, cluster_uid, secret_hash, created, expires) VALUES ($1, $2, $3, $4, $5)",
+        token.id, cluster_uid, token.secret_hash, created, expires,
+    )  # fmt: skip
+    row = await tx.row(f"{SOURCE.select} WHERE j.id = $1", token.id)
+    assert row is not None, "it was just inserted"
+    return row
+
+
+async def lock(tx: Tx, id_: str) -> Record | None:
+    """A token with its hashes and its cluster's name, held until the transaction ends."""
+    return await tx.row(
+        "SELECT j.id, j.cluster_uid, j.secret_hash, j.created, j.expires, j.used, j.revoked, j.public_key_hash, c.name AS cluster"
+        " FROM fleet.join_tokens j JOIN fleet.clusters c ON c.uid = j.cluster_uid WHERE j.id = $1 FOR UPDATE OF j",
+        id_,
+    )
+
+
+async def use(tx: Tx, id_: str, public_key_hash: bytes, now: datetime) -> None:
+    """Binds a token to the key that used it; the first use counts."""
+    await tx.execute(
+        "UPDATE fleet.join_tokens SET used = coalesce(used, $3), public_key_hash = $2 WHERE id = $1", id_, public_key_hash, now
+    )
+
+
+async def revoke(tx: Tx, cluster: str, id_: str, now: datetime) -> bool:
+    """Takes a token back; whether it is there."""
+    return bool(
+        await tx.execute(
+            "UPDATE fleet.join_tokens j SET revoked = coalesce(revoked, $3) FROM fleet.clusters c"
+            " WHERE j.id = $2 AND c.uid = j.cluster_uid AND c.name = $1",
+            cluster, id_, now,
+        )
+    )  # fmt: skip

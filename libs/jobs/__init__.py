@@ -7,3 +7,21 @@ back-off until the job is DEAD, a row for a human. A message lost, doubled or la
 Handlers may run twice: they look first, then act. Payloads, progress and results hold no secrets. Exactly once is
 promised for effects in PostgreSQL alone, written in the transaction of the outcome.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from libs.jobs.domain import Kind
+from libs.jobs.store import SCHEMA, WAKE
+from libs.pg import Database, migrate
+
+__all__ = ["SCHEMA", "WAKE", "Kinds", "prepare"]
+
+Kinds = Mapping[str, Kind]
+
+
+async def prepare(database: Database) -> None:
+    """Brings schema `jobs` up to date."""
+    await migrate(database, SCHEMA, Path(__file__).parent / "migrations")

@@ -1,0 +1,95 @@
+"""Builds the worker, in order."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+
+from google.protobuf.message import DecodeError
+from libs.bus.relay import Relay
+
+from kubegems.jobs.v1 import events_pb2, job_service_pb2, schedule_service_pb2
+from libs import audit, jobs, rpc
+from libs.audit import Auditor, PgUnits
+from libs.bus import Bus, Received, Rejected, streams
+from libs.jobs.dispatch import Dispatcher
+from libs.jobs.runner import Runner
+from libs.jobs.schedule import Schedule
+from libs.pg import Database
+from libs.pg.paging import Pages
+from libs.rpc import metrics
+from libs.rpc.context import CallerContexts
+from libs.rpc.server import MAX_METADATA
+from libs.run import Life
+from services.worker.api import Jobs, Schedules
+from services.worker.clients import Gateway
+from services.worker.config import Config
+from services.worker.jobs import INVENTORY, kinds
+
+DURABLE = "workers"
+
+
+async def start(config: Config, life: Life) -> None:
+    """Starts dispatching and running jobs, then serves."""
+    host, _, port = config.metrics_address.rpartition(":")
+    life.stack.callback(metrics.serve(host, int(port)))
+    tls = rpc.Tls(config.certificate_file, config.key_file, config.ca_file)
+    database = await Database.connect(config.database_url_file.read_text().strip(), application_name="worker")
+    life.stack.push_async_callback(database.close)
+    await audit.prepare(database)
+    await jobs.prepare(database)
+    auditor = Auditor(database, "worker")
+    life.spawn("auditor", auditor.run())
+    files = (config.certificate_file, config.key_file, config.ca_file)
+    bus = await Bus.connect(config.nats_url, name="worker", tls=files, nkey_seed_file=config.nats_seed_file)
+    life.stack.push_async_callback(bus.close)
+    channel = rpc.Channel(config.gateway_address, "gateway", tls)
+    life.stack.push_async_callback(channel.close)
+    gateway = Gateway(channel)
+    known = kinds(gateway, gateway.place)
+    schedules = [Schedule("inventory", INVENTORY, timedelta(seconds=config.inventory_seconds), gateway.online_clusters)]
+    await _work(config=config, life=life, database=database, bus=bus, gateway=gateway, known=known, schedules=schedules)
+    key = config.page_key_file.read_bytes()
+    pages = Pages(key)
+    served = [
+        *rpc.methods(job_service_pb2.DESCRIPTOR.services_by_name["JobService"], Jobs(database, known, pages)),
+        *rpc.methods(
+            schedule_service_pb2.DESCRIPTOR.services_by_name["ScheduleService"],
+            Schedules(known, {s.name: s for s in schedules}, pages),
+        ),
+    ]
+    pipeline = rpc.Pipeline(
+        served,
+        authenticate=CallerContexts("worker", gateway.caller_keys),
+        authorise=decided,
+        units=PgUnits(database, auditor, key=key),
+        audit=auditor,
+    )
+    server = rpc.Server(pipeline, max_metadata=MAX_METADATA)
+    server.listen(config.grpc_address, tls, require_client=True)
+    await server.start()
+    life.on_drain.append(lambda: server.drain(2.0))
+
+
+async def _work(
+    *, config: Config, life: Life, database: Database, bus: Bus, gateway: Gateway, known: jobs.Kinds, schedules: list[Schedule]
+) -> None:
+    dispatcher = Dispatcher(database, bus, known, schedules)
+    await database.listen(jobs.WAKE, dispatcher.wake)
+    life.spawn("dispatcher", dispatcher.run())
+    life.spawn("relay", Relay(database, bus, [jobs.SCHEMA]).run())
+    runner = Runner(database, known, allowed=gateway.allowed, worker=f"{socket.gethostname()}/{os.getpid()}")
+
+    async def handle(received: Received) -> None:
+        try:
+            dispatch = received.parse(events_pb2.JobDispatch)
+        except (ValueError, DecodeError) as error:
+            raise Rejected(str(error)) from error
+        await runner.handle(dispatch)
+
+    life.spawn("runner", bus.consume(streams.JOBS.name, handle, durable=DURABLE, concurrency=config.concurrency))
+
+
+async def decided(call: rpc.Call, request: object) -> None:
+    """The gateway has decided already; its signed context is the proof."""

@@ -10,6 +10,9 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
 GOOGLEAPIS := .cache/googleapis
+RELEASED := protos/released.binpb
+JAEGER ?=
+export JAEGER
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,10 +40,60 @@ $(GOOGLEAPIS)/.done: .venv/.done
 	@touch $@
 
 gen: $(GOOGLEAPIS)/.done ## Generate gen/ from protos/.
-	@rm -rf gen && mkdir -p gen
-	@python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --python_out=gen --mypy_out=quiet:gen \
-	  $$(cd protos && find kubegems -name '*.proto' | sort)
-	@python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --grpc_python_out=gen --mypy_grpc_out=quiet,only_async:gen \
-	  $$(cd protos && find kubegems -name '*_service.proto' | sort)
-	@find gen -type d -exec touch {}/__init__.py \; && rm -f gen/__init__.py && touch gen/kubegems/py.typed
-.PHONY: help setup lock gen
+	@$(call generate,gen)
+
+# $(1) is the folder that is made anew.
+define generate
+  rm -rf $(1) && mkdir -p $(1)
+  python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --python_out=$(1) --mypy_out=quiet:$(1) \
+    $$(cd protos && find kubegems -name '*.proto' | sort)
+  python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --grpc_python_out=$(1) --mypy_grpc_out=quiet,only_async:$(1) \
+    $$(cd protos && find kubegems -name '*_service.proto' | sort)
+  find $(1) -type d -exec touch {}/__init__.py \; && rm -f $(1)/__init__.py && touch $(1)/kubegems/py.typed
+endef
+
+run: setup ## Start the platform here and keep it until Ctrl-C (JAEGER=1 adds traces).
+	@exec python -m deploy.local run
+
+stop: setup ## Stop the running platform and wait until nothing of it is left.
+	@python -m deploy.local stop
+
+status: setup ## Show what runs.
+	@python -m deploy.local status
+
+clean: setup ## Remove the platform's data (.local).
+	@python -m deploy.local clean
+
+admin-password: setup ## Set a new password for the platform admin and print it.
+	@python -m deploy.local admin-password
+
+walkthrough: setup ## Run the README's walk-through against the running platform.
+	@python -m deploy.local.walkthrough --env .local/env
+
+check: check-python check-protos ## Every check that runs nothing: style, types, layers, protos, generated code.
+
+check-python: setup
+	@ruff check . && ruff format --check --quiet .
+	@mypy
+	@lint-imports --no-cache | tail -n 25
+
+check-protos: $(GOOGLEAPIS)/.done
+	@buf lint protos && buf format protos --diff --exit-code
+	@buf breaking protos --against $(RELEASED)
+	@$(call generate,.cache/gen)
+	@diff -r --exclude=__pycache__ --brief .cache/gen gen || { echo "gen/ is stale: run make gen"; exit 1; }
+
+test: check ## Everything CI runs: the checks, then unit, contract, integration and e2e tests.
+	@python -m pytest -q
+
+bench: setup ## Measure what we promise; one JSON line per figure.
+	@python -m tests.bench
+
+fmt: setup ## Format Python and protos.
+	@ruff check --fix --quiet . || true
+	@ruff format . && buf format protos --write
+
+release-api: $(GOOGLEAPIS)/.done ## Take the protos as they are as the API that must not break.
+	@buf build protos --exclude-source-info --output $(RELEASED)
+
+.PHONY: help setup lock gen run stop status clean admin-password walkthrough check check-python check-protos test bench fmt release-api

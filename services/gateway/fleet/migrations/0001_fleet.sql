@@ -2,8 +2,8 @@
 
 -- One row: who derived the desired state. An agent refuses another hub until an operator confirms.
 CREATE TABLE fleet.hub (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
-    uid  uuid NOT NULL DEFAULT gen_random_uuid()
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    uid       uuid NOT NULL DEFAULT gen_random_uuid()
 );
 INSERT INTO fleet.hub DEFAULT VALUES;
 

@@ -48,7 +48,6 @@ class Exchange:
         self._sending: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._check: Callable[[], None] = lambda: None
 
     async def begin(self, body: Body, head_seconds: float | None) -> None:
         """Sends the body and waits for the head; raises Fault."""
@@ -116,6 +115,10 @@ class Exchange:
         self.ended = self.ended or why
         self._stream.reset(Reset.EXPIRED, why)
 
+    def let_go(self) -> None:
+        """The caller went away: whoever reads hears of it now."""
+        self._stream.reset(Reset.CANCELLED, "the client went away")
+
     async def aclose(self) -> None:
         """Lets go of everything; breaks the stream off when it is not over."""
         if self._timer is not None:
@@ -167,20 +170,12 @@ class Exchange:
         """
         loop = asyncio.get_running_loop()
 
-        def check() -> None:
+        def due() -> None:
             if self._renewing is None or self._renewing.done():
                 self._renewing = loop.create_task(self._renew(principal, renew, regrant), name="kubernetes regrant")
-
-        def due() -> None:
-            check()
             self._timer = loop.call_later(HALF_LIFE, due)
 
-        self._check = check
         self._timer = loop.call_later(HALF_LIFE, due)
-
-    def recheck(self) -> None:
-        """Asks now whether the caller still may."""
-        self._check()
 
     async def _renew(self, old: Principal, renew: Renew | None, regrant: Callable[[Principal], Awaitable[None]]) -> None:
         while self._stream.error is None:

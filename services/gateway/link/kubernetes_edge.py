@@ -1,0 +1,324 @@
+"""`/k8s/clusters/<name>/…`: the Kubernetes API of a member cluster, as the caller and under the cluster's own RBAC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from libs import log
+from libs.faults import Code, Exhausted, Fault, Internal, NotFound, Unauthenticated, Unavailable
+from libs.log import trace
+from libs.rpc.call import Caller
+from libs.tunnel.kubernetes import Header, Target
+from services.gateway.link import kubernetes_status as status
+from services.gateway.link.exchange import SWITCHING, Exchange, covers
+from services.gateway.link.grants import Principal
+from services.gateway.link.hijack import SLOW_SECONDS, Hijacked, Taken
+from services.gateway.link.kubernetes_record import Journal, Record
+from services.gateway.link.kubernetes_request import PREFIX, Split, body_of, read, token_of
+from services.gateway.link.links import Links
+from services.gateway.link.tunnel import HEAD_SECONDS
+
+MOST_PER_USER = 200  # requests of one user at a time
+_LOOK_SECONDS = 0.5
+_GONE_SECONDS = 1.0
+_REDIRECTS = range(300, 400)
+_log = log.get("services.gateway.link.kubernetes")
+
+
+class ClusterMissing(NotFound):
+    """There is no such cluster, or the caller may not know of it."""
+
+    reason = "CLUSTER_NOT_FOUND"
+
+
+class Access(Protocol):
+    """What the edge asks of identity and fleet."""
+
+    async def cluster_uid(self, name: str) -> str | None:
+        """The uid of a cluster, whoever asks; None when there is none."""
+        ...
+
+    async def authenticate(self, token: str, cluster_uid: str) -> Caller:
+        """The user of an access token, or of a kubeconfig token of this cluster; raises Unauthenticated."""
+        ...
+
+    async def still(self, caller: Caller) -> Caller:
+        """The same caller as it stands now; raises Unauthenticated when its session or user has ended."""
+        ...
+
+    def visible(self, caller: Caller, name: str) -> bool:
+        """Whether the caller may know of the cluster."""
+        ...
+
+    async def principal(self, caller: Caller, cluster_uid: str) -> Principal:
+        """As whom the caller acts there."""
+        ...
+
+    async def environment(self, cluster_uid: str, namespace: str) -> str:
+        """Name of the environment that a namespace belongs to, for audit; empty for none."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _Open:
+    """A request on its way."""
+
+    caller: Caller
+    cluster: str
+    uid: str
+    principal: Principal
+    exchange: Exchange | None = None
+
+
+class KubernetesEdge:
+    """The handler of `/k8s`.
+
+    Args:
+        links: the road to clusters.
+        access: who may, and as whom.
+        journal: the audit log.
+        origins: further values of `Origin` that may upgrade; the hub's own always may.
+        limit: rate limit by client address, raising Exhausted; before any token is looked at.
+        changed: event that is set when rights or sessions may have changed, and replaced then.
+    """
+
+    def __init__(
+        self, links: Links, access: Access, journal: Journal, *, origins: frozenset[str] = frozenset(),
+        limit: Callable[[str], None] | None = None, changed: Callable[[], asyncio.Event] | None = None,
+    ) -> None:  # fmt: skip
+        self._links = links
+        self._access = access
+        self._journal = journal
+        self._origins = origins
+        self._limit = limit
+        self._changed = changed
+        self._open: set[_Open] = set()
+        self._per_user: dict[str, int] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to add to the application; its runner should have `handler_cancellation` on."""
+        return [web.route("*", PREFIX + "{name}/{tail:.*}", self.handle)]
+
+    async def run(self) -> None:
+        """Ends requests whose caller lost access, within a second; until cancelled."""
+        while True:
+            event = self._changed() if self._changed is not None else asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await event.wait()
+            await self.recheck()
+            await asyncio.sleep(_LOOK_SECONDS / 10)  # a storm of changes is one look
+
+    async def recheck(self) -> None:
+        """Asks for every open request whether its caller still may."""
+        asked: dict[tuple[str, str], Principal | None] = {}
+        for open_ in list(self._open):
+            key = (open_.caller.session, open_.uid)
+            if key not in asked:
+                try:
+                    asked[key] = await self._renewed(open_)
+                except Fault as fault:
+                    if fault.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+                        continue  # not known now; the grant ends by itself
+                    asked[key] = None
+            now = asked[key]
+            if open_.exchange is not None and (now is None or not covers(now, open_.principal)):
+                open_.exchange.stop("access ended")
+
+    async def _renewed(self, open_: _Open) -> Principal:
+        caller = await self._access.still(open_.caller)
+        if (caller.uid, caller.session) != (open_.caller.uid, open_.caller.session):
+            raise Unauthenticated("the session is another's")
+        if not self._access.visible(caller, open_.cluster):
+            raise _missing(open_.cluster)
+        return await self._access.principal(caller, open_.uid)
+
+    # -- one request
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answers one request."""
+        split = Split(request.raw_path)
+        record = Record(
+            self._journal, address=request.remote or "", user_agent=request.headers.get("User-Agent", ""), cluster=split.cluster
+        )
+        with trace.span("kubernetes", link=request.headers.get("traceparent"), kind=trace.SpanKind.SERVER) as span:
+            try:
+                return await self._answer(request, split, record, span)
+            except Fault as fault:
+                span.set_attribute("http.response.status_code", status.http_status(fault))
+                return status.answer(fault)
+            except ConnectionError:
+                return Taken()  # the client went away
+            except Exception as error:  # noqa: BLE001 -- the last line before the wire: whatever it is, the client gets a Status
+                _log.error("kubernetes.crashed", request_id=record.request_id, exc_info=error)
+                return status.answer(Internal(f"internal error; tell the operator this id: {record.request_id}"))
+
+    async def _answer(self, request: web.Request, split: Split, record: Record, span: trace.Span) -> web.StreamResponse:
+        if self._limit is not None:
+            self._limit(request.remote or "")
+        open_ = await self._admitted(request, split)
+        try:
+            asked = read(request, split, self._origins)
+            target = asked.target()
+            body = body_of(request, target, asked.upgrade)
+        except Fault as fault:
+            record.about(open_.caller, Target(split.path[:256], "unknown"), request.method, "")
+            await record.failed(fault)
+            raise
+        environment = await self._access.environment(open_.uid, target.namespace) if target.namespace else ""
+        record.about(open_.caller, target, request.method, environment)
+        span.set_attributes({"kubegems.cluster": open_.cluster, "kubegems.verb": target.action, "k8s.resource": target.resource})
+        with self._counted(open_):
+            await record.begin()
+            code, reason = "CANCELLED", "CLIENT_GONE"
+            try:
+                exchange = await self._links.kubernetes(
+                    open_.uid, asked, body, open_.principal, renew=lambda: self._renewed(open_), cluster=open_.cluster,
+                    head_seconds=None if target.endless else HEAD_SECONDS,
+                )  # fmt: skip
+                async with exchange:
+                    open_.exchange = exchange
+                    code, reason = status.code_of(exchange.status), ""
+                    response = await self._passed(request, exchange, asked.upgrade, open_)
+                    if exchange.ended:
+                        code, reason = "PERMISSION_DENIED", "ACCESS_ENDED"
+                    return response
+            except Fault as fault:
+                code, reason = fault.code.name, fault.reason
+                raise
+            except ConnectionError:
+                code, reason = "CANCELLED", "CLIENT_GONE"
+                raise
+            finally:
+                await self._to_its_end(record.done(code, reason))
+
+    async def _to_its_end(self, work: Coroutine[None, None, None]) -> None:
+        """What must be written down is, even when the client goes meanwhile."""
+        task = asyncio.create_task(work, name="kubernetes audit outcome")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        await asyncio.shield(task)
+
+    async def _admitted(self, request: web.Request, split: Split) -> _Open:
+        """Who asks for which cluster; a cluster that is not there and one that may not be seen look alike."""
+        uid = await self._access.cluster_uid(split.cluster) if split.cluster else None
+        caller = await self._access.authenticate(token_of(request), uid or "")
+        if uid is None or not self._access.visible(caller, split.cluster):
+            raise _missing(split.cluster)
+        return _Open(caller, split.cluster, uid, await self._access.principal(caller, uid))
+
+    @contextlib.contextmanager
+    def _counted(self, open_: _Open) -> Iterator[None]:
+        user = open_.caller.uid
+        if self._per_user.get(user, 0) >= MOST_PER_USER:
+            raise Exhausted(f"{open_.caller.name} has {MOST_PER_USER} requests open", retry_after=timedelta(seconds=1))
+        self._per_user[user] = self._per_user.get(user, 0) + 1
+        self._open.add(open_)
+        try:
+            yield
+        finally:
+            self._open.discard(open_)
+            self._per_user[user] -= 1
+            if not self._per_user[user]:
+                del self._per_user[user]
+
+    async def _passed(self, request: web.Request, exchange: Exchange, upgrade: str, open_: _Open) -> web.StreamResponse:
+        if exchange.status == SWITCHING:
+            await self._switched(request, exchange, upgrade)
+            return Taken()
+        if exchange.status == web.HTTPUnauthorized.status_code:
+            raise Unavailable(f"cluster {open_.cluster} refused its own agent's credentials; its operator must renew them")
+        headers = CIMultiDict((name, value.decode("latin-1")) for name, value in _located(exchange, open_.cluster))
+        response = web.StreamResponse(status=exchange.status, headers=headers)
+        await response.prepare(request)
+        with _while_there(request, exchange):
+            try:
+                async for chunk in exchange:
+                    async with asyncio.timeout(SLOW_SECONDS):
+                        await response.write(chunk)
+                await response.write_eof()
+            except (Fault, TimeoutError) as error:
+                _cut(request)  # the head is out: only a cut connection can say that the body is not whole
+                if not exchange.ended:
+                    _log.info("kubernetes.broken_off", cause=type(error).__name__, cluster=open_.cluster)
+        return response
+
+    async def _switched(self, request: web.Request, exchange: Exchange, upgrade: str) -> None:
+        """Raw bytes both ways until one side ends."""
+        client = Hijacked.take(request, upgrade, exchange.headers)
+        up = asyncio.create_task(_up(client, exchange), name="kubernetes upgraded up")
+        down = asyncio.create_task(_down(client, exchange), name="kubernetes upgraded down")
+        try:
+            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            client.close()
+            up.cancel()
+            down.cancel()
+            await asyncio.wait({up, down})
+
+
+async def _up(client: Hijacked, exchange: Exchange) -> None:
+    with contextlib.suppress(Fault, ConnectionError):
+        while chunk := await client.read():
+            await exchange.write(chunk)
+
+
+async def _down(client: Hijacked, exchange: Exchange) -> None:
+    with contextlib.suppress(Fault, ConnectionError):
+        while chunk := await exchange.read():
+            await client.write(chunk)
+
+
+@contextlib.contextmanager
+def _while_there(request: web.Request, exchange: Exchange) -> Iterator[None]:
+    """Breaks a quiet exchange off when the client has gone, which nothing else would notice."""
+    loop = asyncio.get_running_loop()
+
+    timers: list[asyncio.TimerHandle] = []
+
+    def look() -> None:
+        if request.transport is None or request.transport.is_closing():
+            exchange.let_go()
+        else:
+            timers[:] = [loop.call_later(_GONE_SECONDS, look)]
+
+    look()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+def _located(exchange: Exchange, cluster: str) -> list[Header]:
+    """The answer's headers; a redirect stays within the cluster's own API, or is an error."""
+    if exchange.status not in _REDIRECTS:
+        return list(exchange.headers)
+    headers: list[Header] = []
+    for name, value in exchange.headers:
+        if name != "location":
+            headers.append((name, value))
+        elif value.startswith(b"/") and not value.startswith((b"//", b"/\\")):
+            headers.append((name, f"{PREFIX}{cluster}".encode() + value))
+        else:
+            raise Unavailable("the cluster's API server answered with a redirect to another host, which is not followed")
+    return headers
+
+
+def _cut(request: web.Request) -> None:
+    transport = request.transport
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()
+
+
+def _missing(name: str) -> ClusterMissing:
+    return ClusterMissing(f"clusters/{name} does not exist" if name else "no such cluster")

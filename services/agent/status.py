@@ -1,0 +1,149 @@
+"""Status: tells the hub what became of each desired object; the truth on which the hub's view stands."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Iterator
+
+from kubegems.agent.v1 import desired_state_service_pb2 as wire
+from libs import log
+from libs.faults import Fault
+from libs.kube import Change, Reflector, Verb, resources
+from libs.log import trace
+from services.agent.desired.follower import Follower, Link
+from services.agent.object_status import Object, Subject, failed, gone, live
+
+_log = log.get(__name__)
+REPORT = wire.DESCRIPTOR.services_by_name["DesiredStateService"].methods_by_name["ReportStatus"]
+_SECONDS = 30.0
+_DEBOUNCE = 0.2
+_FIRST_DELAY = 0.5
+_MAX_DELAY = 30.0
+Key = tuple[str, str, str]  # kind, name, row uid
+
+
+class StatusReporter:
+    """Reports object statuses: all of them after connecting, then what changed, a moment after it did.
+
+    Args:
+        link: the way to the hub.
+        follower: what is desired and what became of applying it.
+        ours: reflectors of our four kinds, by kind.
+        namespaces: the reflector of namespaces, for what holds one up.
+    """
+
+    def __init__(
+        self, link: Link, follower: Follower, ours: dict[str, Reflector], namespaces: Reflector, *, debounce: float = _DEBOUNCE
+    ) -> None:
+        self._link = link
+        self._follower = follower
+        self._ours = ours
+        self._namespaces = namespaces
+        self._debounce = debounce
+        self._full = True
+        self._told: dict[Key, bytes] = {}
+        self._told_head: tuple[int, str] = (-1, "")
+        self._wake = asyncio.Event()
+        self._failures = 0
+
+    def connected(self) -> None:
+        """The tunnel stands anew: the hub needs a whole picture."""
+        self._full = True
+        self._wake.set()
+
+    def poke(self) -> None:
+        """Something that is reported may have changed."""
+        self._wake.set()
+
+    async def on_change(self, change: Change) -> None:
+        """A change of one of our objects, or of a namespace. One that went without a tombstone is looked after at once."""
+        self._wake.set()
+        if change.verb is Verb.DELETED:
+            self._follower.poke()
+
+    async def on_namespace(self, change: Change) -> None:
+        """A namespace that is going may tell more of why an Environment is."""
+        if change.verb is Verb.DELETED or change.object.get("holding"):
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Reports for ever."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(self._debounce)
+            self._wake.clear()
+            try:
+                await self.report()
+                self._failures = 0
+            except Fault as fault:
+                self._wake.set()
+                self._failures += 1
+                if self._failures == 1:
+                    _log.warning("status.not_reported", reason=fault.reason, problem=fault.message)
+                ceiling = min(_MAX_DELAY, _FIRST_DELAY * 2 ** min(self._failures, 16))
+                await asyncio.sleep(random.uniform(ceiling / 2, ceiling))  # noqa: S311 -- jitter
+
+    async def report(self) -> None:
+        """Sends what the hub does not know yet; a whole picture only once all our kinds have been listed."""
+        full = self._full and all(r.synced.is_set() for r in self._ours.values())
+        states = {key: status.SerializeToString(deterministic=True) for key, status in self._states()}
+        head = (self._follower.applied_generation, self._follower.confirmation_needed)
+        new = states if full else {key: status for key, status in states.items() if self._told.get(key) != status}
+        if not (full or new or head != self._told_head):
+            return
+        request = wire.ReportStatusRequest(
+            applied_generation=head[0], full=full, confirmation_needed=head[1],
+            objects=(wire.ObjectStatus.FromString(status) for status in new.values()),
+        )  # fmt: skip
+        if full:
+            self._full = False  # before the wait: connecting anew meanwhile asks for another
+        try:
+            with trace.span("status.report", kind=trace.SpanKind.CLIENT, attributes={"objects": len(new), "full": full}):
+                await self._link.call(REPORT, request, timeout=_SECONDS)
+        except Fault:
+            self._full = self._full or full
+            raise
+        self._told = states
+        self._told_head = head
+
+    def _states(self) -> Iterator[tuple[Key, wire.ObjectStatus]]:
+        """Every status to tell."""
+        desired, outcome = self._follower.desired, self._follower.outcome
+        hub_uid = desired.hub_uid if desired else ""
+        there: set[Key] = set()
+        for kind, found in self._objects():
+            subject = Subject.of(kind, found)
+            if subject is None or (hub_uid and subject.hub_uid != hub_uid):
+                continue
+            there.add(subject.key)
+            failure = outcome.failures.get((kind, subject.name))
+            if failure is not None and failure.uid == subject.uid and not subject.deleting:
+                yield subject.key, failed(failure)
+            else:
+                held = outcome.removing.get((kind, subject.name), "")
+                yield subject.key, live(subject, held, self._holding(kind, subject.name))
+        for failure in outcome.failures.values():
+            key = (failure.kind, failure.name, failure.uid)
+            if key not in there:
+                yield key, failed(failure)
+        for buried in desired.buried if desired else ():
+            key = (buried.kind, buried.name, buried.uid)
+            known = buried in outcome.removed or (buried.kind, buried.name) in outcome.removing
+            if key not in there and known and self._synced(buried.kind):
+                yield key, gone(buried)
+
+    def _objects(self) -> Iterable[tuple[str, Object]]:
+        return ((kind, found) for kind, reflector in self._ours.items() for found in reflector.store)
+
+    def _synced(self, kind: str) -> bool:
+        """Whether the copy can be believed on what is not there."""
+        reflector = self._ours.get(kind)
+        return reflector is not None and reflector.synced.is_set()
+
+    def _holding(self, kind: str, name: str) -> list[str]:
+        """Why the namespace of an Environment is still there."""
+        found = self._namespaces.store.get(name) if kind == resources.ENVIRONMENTS.kind else None
+        if found is None:
+            return []
+        return [f"namespace {name} is {found['columns'].get('phase', 'there')}", *found.get("holding", ())]

@@ -107,8 +107,8 @@ class Pipeline:
             finally:
                 self._release(work)
 
-    async def stream(self, call: Call, request: Message) -> AsyncGenerator[Any, None]:
-        """Runs a server stream; iterate and close it in one task."""
+    async def stream(self, call: Call, request: Message, *, announce: bool = False) -> AsyncGenerator[Any, None]:
+        """Runs a server stream; iterate and close it in one task. With `announce` the first item is None, once the call is let in."""
         plan = self._plans[call.method.path]
         with self._observed(plan, call), deadline.within(call.timeout):
             work = _Work(plan, call, request)
@@ -117,6 +117,8 @@ class Pipeline:
                     await self._admit(work)
                     await self._record.begin(call, request)
                 work.handling = True
+                if announce:
+                    yield None
                 async with asyncio.timeout(call.timeout) as clock, aclosing(_items(plan.method, request, call)) as items:
                     async for item in items:
                         yield item

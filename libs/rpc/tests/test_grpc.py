@@ -99,7 +99,7 @@ async def test_answers_carry_request_and_trace_id(here: Here) -> None:
     [
         Invalid.fields([Violation("tenant.name", "is bad"), Violation("x", "is worse")]),
         Exhausted("too often", retry_after=timedelta(seconds=2.5)),
-        NotFound("tenants/a does not exist", {"resource": "tenants/a"}),
+        NotFound("tenants/a does not exist", {"resource_name": "tenants/a"}),
     ],
 )
 async def test_faults_come_back_whole(here: Here, fault: Any) -> None:

@@ -1,0 +1,122 @@
+"""Server streams as SSE or newline JSON: what is ready goes out in one write, silence is filled with keep-alives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from libs.faults import Fault
+from libs.rest import errors
+from libs.rest.encode import to_json
+
+KEEP_ALIVE_SECONDS = 15.0
+_GRACE_SECONDS = 0.25  # an answer that fails at once is an HTTP error, not a stream with an error in it
+_WAITING = 256  # items between the call and the client's socket; a full queue holds the call back
+_BATCH = 100
+_RESUME = "resume_token"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How items and faults look on the wire."""
+
+    item: Callable[[Message], bytes]
+    fault: Callable[[Fault], bytes]
+    keep_alive: bytes
+
+
+def _sse(message: Message) -> bytes:
+    """One event; JSON of ours holds no line breaks. A resume token is its id, which an EventSource sends back."""
+    token = getattr(message, _RESUME, "")
+    return (f"id: {token}\n".encode() if token else b"") + b"data: " + to_json(message) + b"\n\n"
+
+
+SSE_FORM = Form(_sse, lambda fault: b"event: error\ndata: " + errors.answer(fault)[2] + b"\n\n", b": keep-alive\n\n")
+NDJSON_FORM = Form(lambda message: to_json(message) + b"\n", lambda fault: errors.answer(fault)[2] + b"\n", b"\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The stream is over, perhaps by a fault."""
+
+    fault: Fault | None
+
+
+async def chunks(items: AsyncGenerator[Any, None], response_class: type[Message], form: Form) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream, batch by batch; the first is empty and says that the call is let in.
+
+    Args:
+        items: announced messages, or bytes of messages; run to their end in a task of their own and closed there.
+        response_class: of the messages.
+        form: SSE_FORM or NDJSON_FORM.
+
+    Raises:
+        Fault: before the first chunk, when the call is refused or fails at once.
+    """
+    queue: asyncio.Queue[Any] = asyncio.Queue(_WAITING)
+    pump = asyncio.create_task(_pump(items, queue), name="rest stream")  # owned by this generator, which ends it
+    try:
+        first = await _first(queue)
+        yield b""
+        ended = False
+        while not ended:
+            batch, ended = (first, _ends(first)) if first else await _batch(queue)
+            first = []
+            yield b"".join(_framed(item, response_class, form) for item in batch) or (b"" if ended else form.keep_alive)
+    finally:
+        pump.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await pump
+
+
+async def _pump(items: AsyncGenerator[Any, None], queue: asyncio.Queue[Any]) -> None:
+    fault: Fault | None = None
+    try:
+        async with aclosing(items):
+            async for item in items:
+                await queue.put(item)
+    except Fault as error:
+        fault = error
+    await queue.put(_End(fault))
+
+
+async def _first(queue: asyncio.Queue[Any]) -> list[Any]:
+    """Waits until the call is let in; raises its fault; what came with it, perhaps nothing."""
+    first = await queue.get()
+    if first is None:
+        try:
+            async with asyncio.timeout(_GRACE_SECONDS):
+                first = await queue.get()
+        except TimeoutError:
+            return []
+    if isinstance(first, _End) and first.fault is not None:
+        raise first.fault
+    return [first]
+
+
+async def _batch(queue: asyncio.Queue[Any]) -> tuple[list[Any], bool]:
+    """What is ready, or nothing after 15 s of silence; and whether the stream is over."""
+    try:
+        async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+            batch = [await queue.get()]
+    except TimeoutError:
+        return [], False
+    while len(batch) < _BATCH and not queue.empty():
+        batch.append(queue.get_nowait())
+    return batch, _ends(batch)
+
+
+def _ends(batch: list[Any]) -> bool:
+    return isinstance(batch[-1], _End)
+
+
+def _framed(item: Any, response_class: type[Message], form: Form) -> bytes:
+    if isinstance(item, _End):
+        return form.fault(item.fault) if item.fault is not None else b""
+    return form.item(response_class.FromString(item) if isinstance(item, bytes) else item)

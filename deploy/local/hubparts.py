@@ -14,7 +14,7 @@ from deploy.local import health, services
 from deploy.local.certificates import Certificates
 from deploy.local.errors import LocalError
 from deploy.local.layout import Layout
-from deploy.local.nats import Nats
+from deploy.local.nats import Nats, check_closed
 from deploy.local.options import Options
 from deploy.local.part import Part
 from deploy.local.ports import Ports
@@ -61,11 +61,11 @@ class HubParts:
         if not self.layout.admin_password.exists():
             ca.write_private(self.layout.admin_password, secrets.token_urlsafe(15) + "\n")
             self.new_password = True
+        layout = self.layout
         if self._options.database_url:
             await _answers(self._options.database_url)
             ca.write_private(self.database_url_file, self._options.database_url + "\n")
         else:
-            layout = self.layout
             self._forget_sockets()
             sockets = socket_folder()
             (layout.root / "sockets").write_text(str(sockets))
@@ -76,8 +76,12 @@ class HubParts:
                 sockets,
                 durable=self._options.durable,
             )
-        if not self._options.nats_url:
-            self._nats = Nats(self.layout.root / "nats", self.layout.logs / "nats.log", self.certificates, self._port("nats"))
+        if self._options.nats_url:
+            await check_closed(self._options.nats_url, self.certificates)
+        else:
+            self._nats = Nats(
+                layout.root / "nats", layout.logs / "nats.log", self.certificates, layout.secrets / "nats", self._port("nats")
+            )
 
     def stores(self) -> list[Part]:
         """PostgreSQL and NATS, where they are ours."""
@@ -132,7 +136,7 @@ class HubParts:
         return {
             "database_url_file": self.database_url_file,
             "nats_url": self._nats.url if self._nats else self._options.nats_url,
-            "nats_seed_file": self.layout.secrets / f"nats-{name}.seed",
+            "nats_seed_file": self.layout.secrets / "nats" / f"{name}.nk",
             "certificate_file": certificates.certificate(name),
             "key_file": certificates.key(name),
             "ca_file": certificates.ca,

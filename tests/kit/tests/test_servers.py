@@ -33,14 +33,16 @@ async def test_postgres_wants_its_password(database: FreshDatabase) -> None:
 
 
 async def test_nats_stores_a_message(nats_server: NatsServer) -> None:
-    """A client with a hub service's certificate publishes into a stream; one without is not let in."""
+    """A client with a hub service's certificate and key publishes into a stream; one without either is not let in."""
     certificate, key, authority = nats_server.tls("gateway")
     context = ssl.create_default_context(cafile=authority)
     with pytest.raises((OSError, nats.errors.Error)):
         await nats.connect(nats_server.url, tls=context, max_reconnect_attempts=0, allow_reconnect=False, connect_timeout=2)
     context = ssl.create_default_context(cafile=authority)
     context.load_cert_chain(certificate, key)
-    client = await nats.connect(nats_server.url, tls=context)
+    with pytest.raises((OSError, TimeoutError, nats.errors.Error)):  # the certificate alone is not enough
+        await nats.connect(nats_server.url, tls=context, max_reconnect_attempts=0, allow_reconnect=False, connect_timeout=2)
+    client = await nats.connect(nats_server.url, tls=context, nkeys_seed=str(nats_server.seed_file("gateway")))
     try:
         stream = client.jetstream()
         await stream.add_stream(name="KIT", subjects=["kit.>"])

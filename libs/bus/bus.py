@@ -1,0 +1,281 @@
+"""Publishing, streams and hints over one kept connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+from nats.js.api import StreamConfig
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+
+from libs import log
+from libs.bus import consume as consuming
+from libs.bus.connection import Address, Connection, Tls
+from libs.bus.received import Received, headers, of
+from libs.bus.streams import Stream
+from libs.faults import Unavailable
+from libs.log import trace
+
+_log = log.get("libs.bus")
+_FULL = (10077, 10023, 10047)  # the stream's or account's bytes, messages or memory are used up
+_STORE_RACE = 10049  # creating a stream right after deleting the last one; the server asks to be asked again
+_DEADLINE = 5.0
+
+
+class Full(Unavailable):
+    """The stream takes no more just now; what is in it must be worked off first."""
+
+    reason = "STREAM_FULL"
+
+
+class Bus:
+    """The process's connection to NATS."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        name: str,
+        tls: Tls | None = None,
+        nkey_seed_file: Path | None = None,
+        inbox_prefix: str = "_INBOX",
+        patience: float = 5.0,
+    ) -> Bus:
+        """A bus that connects and stays connected; it comes back after `patience` seconds even when the broker is away.
+
+        Args:
+            url: `tls://host:port`.
+            name: what the broker shows, such as the service's name.
+            tls: (certificate, key, CA) files.
+            nkey_seed_file: a hub service's seed; an agent has none.
+            inbox_prefix: an agent's is `subjects.inbox(uid)`.
+            patience: seconds to wait for the first connection.
+        """
+        bus = cls(Connection(Address(url, name, tls, nkey_seed_file, inbox_prefix)))
+        with contextlib.suppress(Unavailable):
+            await bus._connection.client(patience)
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there just now."""
+        return self._connection.connected
+
+    async def close(self) -> None:
+        """Sends what is under way and disconnects."""
+        await self._connection.close()
+
+    async def publish(self, subject: str, message: Message, *, id: str = "", timeout: float = _DEADLINE) -> int:  # noqa: A002
+        """Publishes into a stream and waits until it is stored; its sequence there.
+
+        Args:
+            subject: made by `subjects`.
+            message: the payload.
+            id: repeats with the same id within the stream's window are stored once.
+            timeout: seconds for connection and ack together.
+
+        Raises:
+            Full: the stream refuses more.
+            Unavailable: not known to be stored; publish again with the same id.
+        """
+        return await self.publish_bytes(
+            subject, message.SerializeToString(), type_=message.DESCRIPTOR.full_name, id_=id, traceparent=trace.traceparent(),
+            seconds=timeout,
+        )  # fmt: skip
+
+    async def publish_bytes(
+        self, subject: str, payload: bytes, *, type_: str, id_: str = "", traceparent: str = "", seconds: float = _DEADLINE
+    ) -> int:
+        """As `publish`, for a message that is encoded already."""
+        client = await self._connection.client(seconds)
+        try:
+            async with self._connection.deadline(seconds):
+                ack = await client.jetstream().publish(subject, payload, timeout=seconds * 2, headers=headers(type_, id_, traceparent))
+        except NoStreamResponseError as error:
+            raise Unavailable(f"no stream takes {subject}", {"subject": subject}) from error
+        except APIError as error:
+            if error.err_code in _FULL:
+                raise Full(f"the stream of {subject} is full", {"subject": subject}) from error
+            raise Unavailable(f"{subject} was refused: {error.description}", {"subject": subject}) from error
+        return ack.seq
+
+    async def hint(self, subject: str, message: Message, *, timeout: float = 1.0) -> None:
+        """Tells whoever listens just now; nothing keeps it. Unavailable when the broker is away."""
+        await self.hint_bytes(
+            subject, message.SerializeToString(), type_=message.DESCRIPTOR.full_name, traceparent=trace.traceparent(), seconds=timeout
+        )
+
+    async def hint_bytes(self, subject: str, payload: bytes, *, type_: str, id_: str = "", traceparent: str = "", seconds: float) -> None:
+        """As `hint`, for a message that is encoded already."""
+        client = await self._connection.client(seconds)
+        async with self._connection.deadline(seconds):
+            await client.publish(subject, payload, headers=headers(type_, id_, traceparent))
+
+    async def flush(self, seconds: float = _DEADLINE) -> None:
+        """Returns when the broker has taken all hints sent before; Unavailable otherwise."""
+        client = await self._connection.client(seconds)
+        async with self._connection.deadline(seconds):
+            await client.flush(timeout=max(1, round(seconds * 2)))
+
+    async def reply(self, received: Received, payload: bytes) -> None:
+        """Answers a request heard by `subscribe`."""
+        client = await self._connection.client(1.0)
+        async with self._connection.deadline(1.0):
+            await client.publish(received.reply, payload)
+
+    async def request(self, subject: str, payload: bytes, seconds: float = _DEADLINE) -> bytes:
+        """Asks whoever answers on a subject; Unavailable when nobody does."""
+        client = await self._connection.client(seconds)
+        async with self._connection.deadline(seconds):
+            return (await client.request(subject, payload, timeout=seconds * 2)).data
+
+    async def subscribe(self, subject: str, *, queue: str = "", capacity: int = 1024) -> AsyncGenerator[Received, None]:
+        """Hints as they come, through every outage; iterate for ever.
+
+        Yields a Received with `gap` set whenever it (re)connects, the first time included, and when the reader was too
+        slow for more than `capacity` messages: what came before may be missing.
+
+        Args:
+            subject: wildcards allowed.
+            queue: subscribers of one queue group share the messages.
+            capacity: messages that may wait for the reader.
+        """
+        waiting: asyncio.Queue[Received] = asyncio.Queue(capacity)
+
+        async def heard(message: Any) -> None:
+            if waiting.full():
+                while not waiting.empty():
+                    waiting.get_nowait()
+                waiting.put_nowait(Received(gap=True))
+            waiting.put_nowait(of(message))
+
+        while True:
+            client = await self._connection.client(None)
+            try:
+                subscription = await client.subscribe(subject, queue, cb=heard)
+                async with self._connection.deadline(_DEADLINE):
+                    await client.flush(timeout=round(_DEADLINE * 2))
+            except (Unavailable, OSError) as error:
+                _log.warning("subscribe.failed", subject=subject, error=repr(error))
+                continue
+            lost: asyncio.Future[Any] = asyncio.ensure_future(self._connection.lost(client))
+            try:
+                yield Received(gap=True)
+                async for received in _until(waiting, lost):
+                    yield received
+            finally:
+                lost.cancel()
+                if client.is_connected:
+                    with contextlib.suppress(Exception):
+                        await subscription.unsubscribe()
+
+    async def ensure_stream(self, stream: Stream) -> None:
+        """Makes a stream, or brings its limits up to date."""
+        client = await self._connection.client(_DEADLINE)
+        config = stream.config()
+        async with self._connection.deadline(_DEADLINE * 2):
+            manager = client.jetstream()
+            try:
+                known: StreamConfig | None = (await manager.stream_info(stream.name)).config
+            except NotFoundError:
+                known = None
+            if known is None:
+                await self._add(manager, config)
+            elif any(getattr(known, name) != value for name, value in vars(config).items() if value is not None):
+                # the way of persisting is set for good when a stream is made
+                config.persist_mode = known.persist_mode
+                await manager.update_stream(config)
+
+    async def _add(self, manager: Any, config: StreamConfig) -> None:
+        try:
+            await manager.add_stream(config)
+        except APIError as error:
+            if error.err_code != _STORE_RACE:
+                raise
+            await asyncio.sleep(0.2)
+            await manager.add_stream(config)
+
+    async def delete_stream(self, name: str) -> None:
+        """Removes a stream with all in it; harmless when there is none."""
+        client = await self._connection.client(_DEADLINE)
+        async with self._connection.deadline(_DEADLINE):
+            with contextlib.suppress(NotFoundError):
+                await client.jetstream().delete_stream(name)
+
+    async def streams(self, prefix: str = "") -> list[str]:
+        """Names of the streams that start with a prefix, sorted."""
+        client = await self._connection.client(_DEADLINE)
+        found: list[str] = []
+        async with self._connection.deadline(_DEADLINE * 2):
+            while page := await client.jetstream().streams_info(offset=len(found)):
+                found += [str(info.config.name) for info in page]
+        return sorted(name for name in found if name.startswith(prefix))
+
+    async def consume(
+        self,
+        stream: str,
+        handler: Callable[[Received], Awaitable[None]],
+        *,
+        durable: str,
+        subjects: Sequence[str] = (),
+        concurrency: int = 1,
+        ack_wait: float = 30.0,
+        batch: int = 20,
+    ) -> None:
+        """Hands each message of a stream to `handler` until it succeeds; runs until cancelled. Spawn it as a task.
+
+        A message is acknowledged when the handler returns, delivered again with growing delay when it fails, and put
+        away for good when it raises `Rejected`. Handlers must be idempotent: tell repeats by `received.id`.
+
+        Args:
+            stream: its name.
+            handler: async.
+            durable: name under which the broker keeps the place; processes that share it share the work.
+            subjects: only these; all when empty.
+            concurrency: handlers at a time; with 1 a stream's order is kept, save for what is delivered again.
+            ack_wait: seconds after which a message whose handler died is delivered again; a living one's is extended.
+            batch: most messages that wait here for a handler; at least `concurrency`.
+        """
+        shared = consuming.Shared(stream, durable, tuple(subjects), ack_wait, max(concurrency, batch))
+        await consuming.shared(self._connection, shared, handler, concurrency)
+
+    async def follow(
+        self, stream: str, *, subjects: Sequence[str] = (), after: int | None = None, batch: int = 500
+    ) -> AsyncGenerator[Received, None]:
+        """A stream's messages in order, for this reader alone, without acks; iterate for ever.
+
+        Yields a Received with `gap` set when messages were lost before the next one: they had left the stream.
+
+        Args:
+            stream: its name.
+            subjects: only these; all when empty.
+            after: sequence behind which to start; None for what comes from now on.
+            batch: most messages fetched at once.
+        """
+        async with contextlib.aclosing(consuming.ordered(self._connection, stream, tuple(subjects), after, batch)) as source:
+            async for received in source:
+                yield received
+
+
+async def _until(waiting: asyncio.Queue[Received], lost: asyncio.Future[Any]) -> AsyncIterator[Received]:
+    """What waits in a queue, until it is empty and the future is done."""
+    while True:
+        if not waiting.empty():
+            yield waiting.get_nowait()
+            continue
+        if lost.done():
+            return
+        getting: asyncio.Future[Any] = asyncio.ensure_future(waiting.get())
+        await asyncio.wait([getting, lost], return_when=asyncio.FIRST_COMPLETED)
+        if getting.done():
+            yield getting.result()
+        else:
+            getting.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable
 from uuid import UUID
 
@@ -47,8 +48,10 @@ class AccessService:
 
         While PostgreSQL is away nothing is said for certain: the stream fails with Unavailable.
         """
-        sent: tuple[Standing, Places] | None = None
-        last: _Reply | None = None
+        loop = asyncio.get_running_loop()
+        beat = 0.0
+        seen: tuple[Standing, Places] | None = None
+        last = _Reply()
         while True:
             changed = self._directory.changed
             standing = await self._watched(request)
@@ -56,17 +59,19 @@ class AccessService:
                 yield _Reply(kind=_Reply.ENDED)
                 return
             now = (standing, self._directory.places)
-            if sent is None or now[0] is not sent[0] or now[1] is not sent[1]:
-                sent, grants = now, snapshot(*now)
+            if seen is None or now[0] is not seen[0] or now[1] is not seen[1]:
+                seen, grants = now, snapshot(*now)
                 if grants != last:
-                    last = grants
+                    last, beat = grants, loop.time() + HEARTBEAT
                     yield grants
                     continue
-            try:
-                async with asyncio.timeout(HEARTBEAT):
-                    await changed.wait()
-            except TimeoutError:
+            if loop.time() >= beat:  # also while others' changes keep waking this loop
+                beat = loop.time() + HEARTBEAT
                 yield _Reply(kind=_Reply.HEARTBEAT)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(beat):
+                    await changed.wait()
 
     async def _watched(self, request: pb.WatchGrantsRequest) -> Standing | None:
         """The user's standing while the session lives."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from libs import log
@@ -20,7 +21,7 @@ _log = log.get("services.gateway.identity.bootstrap")
 async def bootstrap_admin(
     database: Database, password_file: Path, *, passwords: Passwords, auditor: Auditor | None = None, clock: Clock | None = None
 ) -> bool:
-    """Makes `admin` unless there is a platform admin already; whether it did. Replicas may call it at once.
+    """Makes `admin` unless it, or another platform admin, is there already; whether it did. Replicas may call it at once.
 
     Args:
         database: with schema `identity` up to date.
@@ -38,8 +39,7 @@ async def bootstrap_admin(
         await tx.execute("SELECT pg_advisory_xact_lock(hashtextextended('identity bootstrap', 0))")
         if await _any_admin(tx):
             return False
-        user = User(new_id(), ADMIN, "Administrator", "", UserState.ACTIVE, PlatformRole.ADMIN, 1, now, now)
-        await store.insert_user(tx, user, password_hash)
+        await store.insert_user(tx, _admin(now), password_hash)
         await _record(tx, auditor, "identity/bootstrapAdmin")
     _log.info("admin.made")
     return True
@@ -49,16 +49,12 @@ async def reset_admin(
     database: Database, password_file: Path, *, passwords: Passwords, auditor: Auditor | None = None, clock: Clock | None = None
 ) -> None:
     """Gives `admin` the password of a file, the platform role and leave to sign in; its sessions end. Made when missing."""
-    if await bootstrap_admin(database, password_file, passwords=passwords, auditor=auditor, clock=clock):
-        return
     now = (clock or SystemClock()).now()
     password_hash = await passwords.hash(read_password(password_file))
     async with database.transaction() as tx:
         user = await store.find_user(tx, ADMIN)
         if user is None:
-            user = await store.insert_user(
-                tx, User(new_id(), ADMIN, "Administrator", "", UserState.ACTIVE, PlatformRole.ADMIN, 1, now, now), password_hash
-            )
+            user = await store.insert_user(tx, _admin(now), password_hash)
         await store.update_user(tx, replace(user, state=UserState.ACTIVE, platform_role=PlatformRole.ADMIN), now)
         await store.set_password(tx, user.uid, password_hash, now)
         await store.end_sessions(tx, user.uid, now)
@@ -77,8 +73,13 @@ def read_password(path: Path) -> str:
     return password
 
 
+def _admin(now: datetime) -> User:
+    return User(new_id(), ADMIN, "Administrator", "", UserState.ACTIVE, PlatformRole.ADMIN, 1, now, now)
+
+
 async def _any_admin(tx: Tx) -> bool:
-    return bool(await tx.value("SELECT EXISTS (SELECT FROM identity.users WHERE platform_role = 'ADMIN')"))
+    sql = "SELECT EXISTS (SELECT FROM identity.users WHERE platform_role = 'ADMIN' OR username = $1)"
+    return bool(await tx.value(sql, ADMIN))
 
 
 async def _record(tx: Tx, auditor: Auditor | None, method: str) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from libs.faults import AlreadyExists, NotFound
 from libs.pg import Record, Tx, UniqueViolation
+from libs.rpc.authorisation import missing
 from services.gateway.identity import domain
 from services.gateway.identity.domain import PlatformRole, Session, User, UserState
 
@@ -56,8 +57,8 @@ async def get_user(tx: Tx, username: str, *, lock: bool = False) -> User:
 
 
 def no_such_user(username: str) -> NotFound:
-    """The fault for a name that nobody has."""
-    return NotFound(f"there is no user users/{username}", metadata={"name": f"users/{username}"})
+    """The fault for a name that nobody has; the same as for one that the caller may not know of."""
+    return missing(f"users/{username}")
 
 
 async def list_users(tx: Tx, where: str, args: Sequence[Any], order: str, limit: int) -> list[User]:

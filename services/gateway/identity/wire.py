@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kubegems.identity.v1 import session_pb2, user_pb2
 from libs.faults import NotFound
 from libs.pg import etag
+from libs.rpc.authorisation import missing
 from services.gateway.identity.domain import PlatformRole, Session, User
 
 _ROLES = user_pb2.User.PlatformRole
@@ -67,7 +68,7 @@ def session_id(text: str) -> UUID | None:
 
 def no_such_session(name: str) -> NotFound:
     """The fault for a session that is not there, or has ended."""
-    return NotFound(f"there is no session {name}", metadata={"name": name})
+    return missing(name)
 
 
 def timestamp(time: datetime) -> Timestamp:

@@ -127,19 +127,13 @@ class StatusReporter:
             key = (failure.kind, failure.name, failure.uid)
             if key not in there:
                 yield key, failed(failure)
-        for buried in desired.buried if desired else ():
+        for buried in outcome.removed:  # seen to be gone by a fresh read; the copy may lag, so it must agree
             key = (buried.kind, buried.name, buried.uid)
-            known = buried in outcome.removed or (buried.kind, buried.name) in outcome.removing
-            if key not in there and known and self._synced(buried.kind):
+            if key not in there:
                 yield key, gone(buried)
 
     def _objects(self) -> Iterable[tuple[str, Object]]:
         return ((kind, found) for kind, reflector in self._ours.items() for found in reflector.store)
-
-    def _synced(self, kind: str) -> bool:
-        """Whether the copy can be believed on what is not there."""
-        reflector = self._ours.get(kind)
-        return reflector is not None and reflector.synced.is_set()
 
     def _holding(self, kind: str, name: str) -> list[str]:
         """Why the namespace of an Environment is still there."""

@@ -1,0 +1,183 @@
+"""What the hub is told of desired objects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from kubegems.agent.v1 import desired_state_service_pb2 as wire
+from libs import faults
+from libs.kube import KubeClient
+from libs.kube.resources import NAMESPACES, OURS, TENANTS
+from services.agent.desired import domain
+from services.agent.desired.domain import Buried, Failure
+from services.agent.object_status import Subject, failed, gone, live
+from services.agent.observed.observer import Observer
+from services.agent.status import REPORT, StatusReporter
+from services.agent.tests.test_desired import Hub, follower
+
+State = wire.ObjectStatus
+
+
+def subject(status: dict[str, Any] | None = None, **metadata: Any) -> Subject:
+    annotations = {domain.UID: "row", domain.HUB_UID: "hub", domain.GENERATION: "7"}
+    found = {"metadata": {"name": "acme-shop-dev", "generation": 3, "annotations": annotations, **metadata}, "status": status or {}}
+    result = Subject.of("Environment", found)
+    assert result is not None
+    return result
+
+
+def ready(status: str, observed: int) -> dict[str, Any]:
+    condition = {
+        "type": "Ready", "status": status, "reason": "Because", "message": "so", "observedGeneration": observed,
+        "lastTransitionTime": "2026-01-02T03:04:05Z",
+    }  # fmt: skip
+    return {"conditions": [condition], "used": {"limits.cpu": "1"}, "hard": {"limits.cpu": "4"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [({}, State.APPLIED), (ready("True", 2), State.APPLIED), (ready("True", 3), State.READY), (ready("False", 3), State.DEGRADED)],
+    ids=["silent", "stale", "ready", "degraded"],
+)
+def test_only_the_controllers_word_on_this_generation_counts(status: dict[str, Any], state: int) -> None:
+    """Ready on an earlier generation is not ready."""
+    told = live(subject(status), "", ())
+    assert told.state == state
+    assert (told.generation, told.uid) == (7, "row")
+
+
+def test_conditions_and_quota_are_told() -> None:
+    """Conditions with their times, used and hard."""
+    told = live(subject(ready("True", 3)), "", ())
+    assert told.conditions[0].transition_time.ToJsonString() == "2026-01-02T03:04:05Z"
+    assert dict(told.used) == {"limits.cpu": "1"}
+    assert dict(told.hard) == {"limits.cpu": "4"}
+
+
+def test_a_removal_says_what_holds_it_up() -> None:
+    """Finalizers, the namespace's conditions and the controller's word."""
+    going = subject(ready("False", 3), deletionTimestamp="x", finalizers=["finalizer.gems.kubegems.io/environment"])
+    told = live(going, "", ["namespace acme-shop-dev is Terminating", "SomeFinalizersRemain: pods has 1 resource instances"])
+    assert told.state == State.REMOVING
+    for part in ("finalizer.gems.kubegems.io/environment", "Terminating", "pods has 1", "so"):
+        assert part in told.message
+
+
+def test_a_held_removal_asks_for_confirmation() -> None:
+    """The brake's words come with the object."""
+    told = live(subject(ready("True", 3)), "confirm generation 9", ())
+    assert (told.state, told.reason, told.message) == (State.REMOVING, "CONFIRMATION_NEEDED", "confirm generation 9")
+
+
+def test_failures_and_the_gone() -> None:
+    """What could not be applied, and what is no longer there."""
+    assert failed(Failure("Tenant", "a", "u", 3, "NOT_OURS", "why")).state == State.FAILED
+    assert gone(Buried("Tenant", "a", "u", 3)).state == State.REMOVED
+
+
+def test_objects_of_nobody_are_not_told() -> None:
+    """An object without our annotations is no one's business."""
+    assert Subject.of("Tenant", {"metadata": {"name": "x", "annotations": {}}, "status": {}}) is None
+
+
+class ReportedHub(Hub):
+    """A hub that also takes statuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: list[wire.ReportStatusRequest] = []
+
+    async def call(self, method: Any, request: Any, *, timeout: float) -> Any:
+        """The tunnel."""
+        if method is not REPORT:
+            return await super().call(method, request, timeout=timeout)
+        if not self.online:
+            raise faults.Unavailable("no tunnel")
+        self.reports.append(request)
+        return wire.ReportStatusResponse()
+
+    def state(self, number: int) -> int:
+        """What the hub holds of a tenant now."""
+        held: dict[str, int] = {}
+        for report in self.reports:
+            held = {} if report.full else held
+            held |= {o.name: o.state for o in report.objects}
+        return held.get(self.name(number), State.STATE_UNSPECIFIED)
+
+
+@pytest.fixture
+async def reporting(kube: KubeClient, tmp_path: Path) -> AsyncIterator[tuple[ReportedHub, StatusReporter]]:
+    """A follower, reflectors and a reporter on a real cluster; our tenants are gone afterwards."""
+    hub = ReportedHub()
+    found = follower(hub, kube, tmp_path)
+    observer = Observer(kube, [*OURS, NAMESPACES], registry=CollectorRegistry())
+    ours = {kind.kind: observer.reflectors[kind] for kind in OURS}
+    reporter = StatusReporter(hub, found, ours, observer.reflectors[NAMESPACES], debounce=0.05)
+    for kind in OURS:
+        observer.listen(kind, reporter.on_change)
+    observer.listen(NAMESPACES, reporter.on_namespace)
+    found.on_outcome = reporter.poke
+    work = [reporter.run(), found.run(), *(r.run() for r in observer.reflectors.values())]
+    tasks = [asyncio.create_task(item) for item in work]
+    yield hub, reporter
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    async for tenant in kube.list(TENANTS):
+        if tenant["metadata"]["name"].startswith(hub.prefix):
+            await kube.patch(TENANTS, tenant["metadata"]["name"], {"metadata": {"finalizers": None}})
+            await kube.delete(TENANTS, tenant["metadata"]["name"])
+
+
+@pytest.mark.cluster
+async def test_the_hub_hears_of_every_step(reporting: tuple[ReportedHub, StatusReporter], kube: KubeClient, eventually: Any) -> None:
+    """Applied, ready by the controller, removing with the finalizer that holds it, removed; a hand-made deletion is put right."""
+    hub, reporter = reporting
+    hub.want(1, 2)
+    reporter._follower.poke()
+    await eventually(lambda: hub.state(1) == State.APPLIED, within=5)
+    assert any(report.full for report in hub.reports)
+    generation = (await kube.get(TENANTS, hub.name(1)))["metadata"]["generation"]
+    condition = {
+        "type": "Ready", "status": "True", "reason": "Done", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "observedGeneration": generation,
+    }  # fmt: skip
+    await kube.patch_status(TENANTS, hub.name(1), {"status": {"observedGeneration": generation, "conditions": [condition]}})
+    await eventually(lambda: hub.state(1) == State.READY, within=5)
+    await kube.delete(TENANTS, hub.name(2))
+    await eventually(lambda: hub.reports[-1].applied_generation == 1, within=5)
+
+    await kube.patch(TENANTS, hub.name(1), {"metadata": {"finalizers": ["kubegems.test/hold"]}})
+    hub.want(2)
+    hub.bury(1)
+    reporter._follower.poke()
+    await eventually(lambda: hub.state(1) == State.REMOVING, within=5)
+    assert "kubegems.test/hold" in [o.message for o in hub.reports[-1].objects if o.name == hub.name(1)][-1]
+    await kube.patch(TENANTS, hub.name(1), {"metadata": {"finalizers": None}})
+    await eventually(lambda: hub.state(1) == State.REMOVED, within=5)
+    assert (await kube.get(TENANTS, hub.name(2)))["metadata"]["annotations"][domain.UID] == "row-2"
+
+
+@pytest.mark.cluster
+async def test_a_new_tunnel_gets_the_whole_picture(
+    reporting: tuple[ReportedHub, StatusReporter], kube: KubeClient, eventually: Any
+) -> None:
+    """Nothing is lost while the tunnel is down: the first report after it is full."""
+    hub, reporter = reporting
+    hub.want(1)
+    reporter._follower.poke()
+    await eventually(lambda: hub.state(1) == State.APPLIED, within=5)
+    hub.online = False
+    await kube.patch_status(TENANTS, hub.name(1), {"status": {"conditions": []}})
+    hub.reports.clear()
+    reporter.connected()
+    hub.online = True
+    await eventually(lambda: hub.reports, within=5)
+    assert hub.reports[0].full
+    assert hub.name(1) in {o.name for o in hub.reports[0].objects}

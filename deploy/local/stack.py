@@ -44,6 +44,7 @@ class Stack:
         self._tasks: list[asyncio.Task[None]] = []
         self.hub_ready = asyncio.Event()
         self.joined = asyncio.Event()
+        self.traced = asyncio.Event()
         self._env: dict[str, str] = {}
 
     async def start(self) -> None:
@@ -56,6 +57,8 @@ class Stack:
         if jaeger:
             self._env["OTEL_EXPORTER_OTLP_ENDPOINT"] = jaeger.otlp
             self._spawn("jaeger", self._run_jaeger(jaeger))
+        else:
+            self.traced.set()
         self._spawn("member cluster", self._run_member())
         await self.supervisor.start(*self.hub.stores())
         await self.supervisor.start(self.hub.gateway(self._env))
@@ -71,6 +74,12 @@ class Stack:
         self._publish()
         self._spawn("renewal", self._renew())
         self.hub_ready.set()
+
+    async def up(self) -> None:
+        """Starts the hub and returns once the member cluster has joined and Jaeger, if wanted, takes spans."""
+        await self.start()
+        await self.joined.wait()
+        await self.traced.wait()
 
     async def stop(self) -> None:
         """Stops all and withdraws what says that it runs."""
@@ -113,6 +122,7 @@ class Stack:
         await self.supervisor.start(jaeger.part())
         self._publisher.facts["jaeger"] = jaeger.url
         self._publish()
+        self.traced.set()
 
     async def _renew(self) -> None:
         """Certificates and tokens get new ones long before they end; services read them anew."""

@@ -13,13 +13,16 @@ import pytest
 
 from deploy.local import part as parts
 from deploy.local.certificates import Certificates
+from deploy.local.collector import Jaeger
 from deploy.local.ports import Ports
 from libs.crypt import ca
 from tests.kit import cluster as clusters
+from tests.kit import platform as platforms
 from tests.kit.cluster import Cluster
 from tests.kit.data import DatabaseServer, FreshDatabase, postgres_server
 from tests.kit.eventually import eventually as _eventually
 from tests.kit.nats import NatsServer, nats_server_part
+from tests.kit.platform import Platform
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +89,20 @@ async def nats_server(kit_folder: Path, hub_certificates: Certificates, free_por
 async def cluster(kit_folder: Path, free_ports: Ports) -> AsyncIterator[Cluster]:
     """A control plane with two simulated nodes for the whole run; CRDs and the join manifest are applied."""
     async with clusters.cluster(kit_folder, free_ports) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+async def jaeger(kit_folder: Path, free_ports: Ports) -> AsyncIterator[Jaeger]:
+    """A Jaeger for the whole run: `.otlp` takes spans, `.url` answers `/api/traces/{id}`."""
+    async with platforms.collector(kit_folder, free_ports) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+async def stack(kit_folder: Path) -> AsyncIterator[Platform]:
+    """The whole platform with a Jaeger, joined, for all e2e tests of the run."""
+    async with platforms.platform(kit_folder / "stack") as found:
         yield found
 
 

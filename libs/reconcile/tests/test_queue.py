@@ -134,8 +134,8 @@ class History:
             self.end("done", key)
         while (wait := self.keys.wait()) is not None:
             self.time.now += wait + 1e-6
-            if (key := self.take()) is not None:
-                self.end("done", key)
+            if (taken := self.take()) is not None:
+                self.end("done", taken)
 
 
 @settings(max_examples=300, deadline=None)

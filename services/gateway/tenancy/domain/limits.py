@@ -17,11 +17,11 @@ def check(path: str, default: Mapping[str, str], request: Mapping[str, str]) -> 
     found: list[Violation] = []
     for field, amounts in (("default", default), ("default_request", request)):
         for name, text in amounts.items():
-            found += _amount(f"{path}.{field}.{name}", name, text)
+            found += _amount(f"{path}.{field}[{name}]", name, text)
     if found:
         return found
     return [
-        Violation(f"{path}.default_request.{name}", f"{text} is more than the limit {default[name]}")
+        Violation(f"{path}.default_request[{name}]", f"{text} is more than the limit {default[name]}")
         for name, text in request.items()
         if name in default and quantity.compare(text, default[name]) > 0
     ]

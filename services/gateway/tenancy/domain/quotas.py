@@ -50,11 +50,11 @@ def check(path: str, hard: Hard) -> list[Violation]:
     found = []
     for name, text in hard.items():
         if name not in _STANDARD and not _QUALIFIED.fullmatch(name):
-            found.append(Violation(f"{path}.{name}", "is no resource that Kubernetes can put a quota on"))
+            found.append(Violation(f"{path}[{name}]", "is no resource that Kubernetes can put a quota on"))
         elif name in _ALIASES and _ALIASES[name] in hard:
-            found.append(Violation(f"{path}.{name}", f"means the same as {_ALIASES[name]}; give one of them"))
+            found.append(Violation(f"{path}[{name}]", f"means the same as {_ALIASES[name]}; give one of them"))
         else:
-            found += _amount(f"{path}.{name}", text)
+            found += _amount(f"{path}[{name}]", text)
     return found
 
 

@@ -46,6 +46,13 @@ class Feed:
     def __len__(self) -> int:
         return len(self._pending)
 
+    def restart(self, store: Store) -> None:
+        """Goes on with a fresh copy: nothing is told before its first whole list."""
+        self._store, self._snapshot = store, None
+        self._pending.clear()
+        self._listed, self._listing = False, True
+        self.waiting.clear()
+
     async def take(self, change: Change) -> None:
         """Takes a change in; never waits."""
         if change.verb is Verb.LISTED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Protocol
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
@@ -25,7 +25,7 @@ _MAX_DELAY = 10.0
 class Bus(Protocol):
     """What is needed of libs.bus."""
 
-    async def publish(self, subject: str, message: Message, *, id: str) -> None:  # noqa: A002 -- NATS's word
+    async def publish(self, subject: str, message: Message, *, id: str) -> Any:  # noqa: A002 -- NATS's word
         """Stores a message; raises Faults, Unavailable while the broker is away."""
         ...
 

@@ -1,0 +1,170 @@
+"""Wires the agent: the only place where its parts are made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+
+from kubegems.agent.v1 import inventory_service_pb2
+from libs import log
+from libs.bus import Bus, Received, subjects
+from libs.clock import SystemClock, new_id
+from libs.kube import KubeClient
+from libs.kube.resources import NAMESPACES, OURS
+from libs.rpc import metrics, registry
+from libs.rpc.pipeline import Pipeline
+from libs.rpc.server import Server
+from libs.run import Life
+from libs.tunnel.tcp import client_tls
+from services.agent.config import Config
+from services.agent.desired.applier import Applier
+from services.agent.desired.follower import Follower
+from services.agent.desired.kept import Kept
+from services.agent.enrolment import Enrolment
+from services.agent.figures import Figures
+from services.agent.identity import Identity, IdentityFiles
+from services.agent.inventory_api import Inventory
+from services.agent.link import AgentLink, Session, by_grant, principal_of
+from services.agent.observed.interest import Interest
+from services.agent.observed.kinds import BASE
+from services.agent.observed.observation import Observation
+from services.agent.observed.observer import Observer
+from services.agent.observed.publisher import Publisher, Rate
+from services.agent.proxy import Proxy
+from services.agent.renewal import Renewal
+from services.agent.status import StatusReporter
+
+VERSION = "0.1.0"
+_INVENTORY = inventory_service_pb2.DESCRIPTOR.services_by_name["InventoryService"]
+_log = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What every part stands on."""
+
+    config: Config
+    life: Life
+    client: KubeClient
+    bus: Bus
+    identity: Identity
+
+
+async def start(config: Config, life: Life) -> None:
+    """Joins if need be, then starts everything."""
+    clock = SystemClock()
+    life.stack.callback(metrics.serve(config.listen_address, config.metrics_port))
+    client = await _client(config)
+    life.stack.push_async_callback(client.close)
+    servicer = Inventory(client, principal_of=principal_of, clock=clock)
+    pipeline = Pipeline(registry.methods(_INVENTORY, servicer), peers=by_grant)
+    server = await _local_server(config, life, pipeline)
+
+    files = IdentityFiles(config.state_dir)
+    enrolment = Enrolment(config.enrolment_address, config.ca_hash, files, version=VERSION)
+    renewal = Renewal(enrolment, files, clock=clock, token_file=config.join_token_file)
+    identity = await renewal.ensure()
+    life.spawn("certificate renewal", renewal.run())
+
+    bus = await _bus(config, identity)
+    life.stack.push_async_callback(bus.close)
+    await _work(_Ground(config, life, client, bus, identity), pipeline, Figures(renewal))
+    await server.serving()
+
+
+async def _client(config: Config) -> KubeClient:
+    if config.kubeconfig_file is not None:
+        return await KubeClient.from_kubeconfig(config.kubeconfig_file, user_agent=f"kubegems-agent/{VERSION}")
+    return await KubeClient.in_cluster(user_agent=f"kubegems-agent/{VERSION}")
+
+
+async def _local_server(config: Config, life: Life, pipeline: Pipeline) -> Server:
+    """Health and reflection, not ready yet; typed calls are refused here, since they come under no grant."""
+    server = Server(pipeline)
+    server.listen(f"{config.listen_address}:{config.grpc_port}", None)
+    await server.start()
+    await server.serving(ready=False)
+    life.on_drain.append(server.drain)
+    return server
+
+
+async def _bus(config: Config, identity: Identity) -> Bus:
+    uid = identity.addresses.cluster_uid
+    return await Bus.connect(
+        f"tls://{config.nats_address or identity.addresses.nats_address}",
+        name=f"agent {identity.addresses.cluster}",
+        tls=(identity.certificate_file, identity.key_file, identity.ca_file),
+        inbox_prefix=subjects.inbox(uid),
+    )
+
+
+async def _work(ground: _Ground, pipeline: Pipeline, figures: Figures) -> None:
+    life, config, uid = ground.life, ground.config, ground.identity.addresses.cluster_uid
+    on_connect: list[Callable[[], None]] = []
+
+    async def connected(_: Session) -> None:
+        for tell in on_connect:
+            tell()
+
+    proxy = Proxy(ground.client.connection)
+    life.stack.push_async_callback(proxy.close)
+    link = _link(ground, pipeline, proxy, connected)
+    follower = Follower(
+        link, Applier(ground.client), Kept(config.state_dir),
+        resync_seconds=config.resync_seconds, accepted_hub_uid=config.accepted_hub_uid,
+    )  # fmt: skip
+    observer = Observer(ground.client)
+    observation = _observation(ground, observer)
+    reporter = _reporter(link, follower, observer)
+    interest = Interest(link, ground.client, observation)
+    on_connect += [follower.poke, reporter.connected, interest.poke]
+    figures.of(link, follower)
+
+    life.spawn("tunnel", link.run())
+    life.spawn("desired state", follower.run())
+    life.spawn("status", reporter.run())
+    life.spawn("interest", interest.run())
+    life.spawn("desired state hints", _on_hint(ground.bus.subscribe(subjects.desired(uid)), follower.poke))
+    life.spawn("interest hints", _on_hint(ground.bus.subscribe(subjects.interest(uid)), interest.poke))
+
+
+def _observation(ground: _Ground, observer: Observer) -> Observation:
+    config = ground.config
+    publisher = Publisher(
+        ground.bus, cluster_uid=ground.identity.addresses.cluster_uid, rate=Rate(config.observe_rate), clock=SystemClock()
+    )
+    found = Observation(observer, publisher, spawn=ground.life.spawn, epoch=new_id().hex, limit=config.observe_pending)
+    for kind in BASE:
+        found.start(kind)
+    return found
+
+
+def _reporter(link: AgentLink, follower: Follower, observer: Observer) -> StatusReporter:
+    ours = {kind.kind: observer.reflectors[kind] for kind in OURS}
+    reporter = StatusReporter(link, follower, ours, observer.reflectors[NAMESPACES])
+    for kind in OURS:
+        observer.listen(kind, reporter.on_change)
+    observer.listen(NAMESPACES, reporter.on_namespace)
+    follower.on_outcome = reporter.poke
+    return reporter
+
+
+def _link(ground: _Ground, pipeline: Pipeline, proxy: Proxy, connected: Callable[[Session], Awaitable[None]]) -> AgentLink:
+    identity = ground.identity
+    host, _, port = (ground.config.tunnel_address or identity.addresses.tunnel_address).rpartition(":")
+    return AgentLink(
+        host=host.strip("[]"),
+        port=int(port),
+        tls=lambda: client_tls(identity.certificate_file, identity.key_file, identity.ca_file),
+        cluster_uid=identity.addresses.cluster_uid,
+        version=VERSION,
+        pipeline=pipeline,
+        proxy=proxy,
+        on_connect=connected,
+    )
+
+
+async def _on_hint(hints: AsyncGenerator[Received, None], poke: Callable[[], None]) -> None:
+    """Passes hints on; a gap is one too, since what was missed may have been one."""
+    async for _ in hints:
+        poke()

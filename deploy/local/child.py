@@ -22,6 +22,7 @@ def main() -> None:
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
+    os.environ.pop("LC_CTYPE", None)  # Python's own doing, for want of a locale
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(death), 0, 0, 0)
     if os.getppid() != int(parent):
         sys.exit(1)  # the parent died before the request was made

@@ -31,8 +31,13 @@ _LINES = (
 )
 # Makes the account known (KWOK looks it up), for KWOK and its children alone.
 _NAMED = 'mount --bind "$1/passwd" /etc/passwd; mount --bind "$1/group" /etc/group; shift; exec "$@"'
-# Hides what is the user's, then becomes KWOK; its files were copied where the hidden folders do not reach.
-_HIDE = 'exec 3<"$1"; shift; for folder in $HIDDEN; do mount -t tmpfs -o mode=755 tmpfs "$folder"; done; cd /; exec /proc/self/fd/3 "$@"'
+# Opens KWOK's files, hides what is the user's, then becomes KWOK, which reaches them by descriptors 3 to 7; what
+# containers log is read by path, so it is copied into the last hidden folder.
+_HIDE = (
+    'exec 3<"$1" 4<"$2" 5<"$3" 6<"$4" 7<"$5" 8<"$6"; shift 6; '
+    'for folder in $HIDDEN; do mount -t tmpfs -o mode=755 tmpfs "$folder"; done; '
+    'cat <&8 >"$folder/container.log"; unset HIDDEN folder; cd /; exec /proc/self/fd/3 "$@"'
+)
 
 
 class Kwok:
@@ -73,7 +78,9 @@ class Kwok:
             "".join(f"2026-01-01T00:00:0{n}.000000000Z stdout F {line}\n" for n, line in enumerate(_LINES))
         )
         values = {
-            "log": str(self.folder / "container.log"),
+            "log": str(self.folder / "container.log")
+            if cache.is_root() or not self.exec_works
+            else str(self._hidden[-1] / "container.log"),
             "exec_user": f"{{runAsUser: {_EXEC_UID}, runAsGroup: {_EXEC_UID}}}" if cache.is_root() else "null",
         }
         sources = ["stages.yaml", "pods.yaml", *(["exec.yaml"] if self.exec_works else [])]
@@ -88,20 +95,26 @@ class Kwok:
         return Part("kwok", self._command, self._ready, self.prepare)
 
     def _command(self) -> Command:
-        flags = (
-            *(f"--kubeconfig={self._control.kubeconfig('kwok')}", f"--config={self.folder / 'kwok.yaml'}"),
+        plane = self._control
+        files = [plane.kubeconfig("kwok"), self.folder / "kwok.yaml", plane.folder / "kubelet.crt", plane.folder / "kubelet.key"]
+        env = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # all that typed commands inherit
+        if self._wrapper == _USER_NAMESPACES:
+            env["HIDDEN"] = " ".join(str(folder) for folder in self._hidden)
+            opened = [str(path) for path in (self.binary, *files, self.folder / "container.log")]
+            inside = self._flags(*(f"/proc/self/fd/{number}" for number in range(4, 8)))
+            argv = (*self._wrapper, "sh", "-ec", _HIDE, "kwok", *opened, *inside)
+        elif self._wrapper == _NAMESPACES:
+            argv = (*self._wrapper, "sh", "-ec", _NAMED, "kwok", str(self.folder), str(self.binary), *self._flags(*map(str, files)))
+        else:
+            argv = (str(self.binary), *self._flags(*map(str, files)))
+        return Command(argv, self._log, env=env, stop=signal.SIGKILL, patience=5)
+
+    def _flags(self, kubeconfig: str, config: str, certificate: str, key: str) -> tuple[str, ...]:
+        return (
+            *(f"--kubeconfig={kubeconfig}", f"--config={config}", f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"),
             *("--manage-all-nodes", "--cidr=10.244.0.0/16", "--node-ip=127.0.0.1", f"--node-port={self._port}"),
             *(f"--server-address=127.0.0.1:{self._port}", "--node-lease-duration-seconds=40"),
-            *(f"--tls-cert-file={self._control.folder}/kubelet.crt", f"--tls-private-key-file={self._control.folder}/kubelet.key"),
         )
-        env = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # all that typed commands inherit
-        argv: tuple[str, ...] = (str(self.binary), *flags)
-        if self._wrapper == _NAMESPACES:
-            argv = (*self._wrapper, "sh", "-ec", _NAMED, "kwok", str(self.folder), *argv)
-        elif self._wrapper == _USER_NAMESPACES:
-            argv = (*self._wrapper, "sh", "-ec", _HIDE, "kwok", *argv)
-            env["HIDDEN"] = " ".join(str(folder) for folder in self._hidden)
-        return Command(argv, self._log, env=env, stop=signal.SIGKILL, patience=5)
 
     async def _ready(self) -> None:
         kubectl = Kubectl(self._control.kubeconfig())

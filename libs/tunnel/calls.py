@@ -78,7 +78,11 @@ async def _asked(
     if timeout is not None:
         opened.expire_after(timeout)
     if not inline:
-        await opened.send(body, end=True)
+        try:
+            await opened.send(body, end=True)
+        except BaseException:
+            opened.reset(Reset.CANCELLED)
+            raise
     return opened
 
 

@@ -349,8 +349,10 @@ class Mux:
             await self._accept(stream, header)
             if not stream.sending_over:
                 stream.reset(Reset.INTERNAL, "not answered")
+        except TooLarge as error:
+            stream.reset(Reset.TOO_LARGE, str(error))
         except StreamEnded:
-            pass
+            stream.reset(Reset.INTERNAL, "broken off")  # nothing when this very stream has ended already
         except asyncio.CancelledError:
             stream.reset(Reset.CANCELLED)
             raise

@@ -190,6 +190,19 @@ async def test_a_handler_that_crashes_breaks_its_stream_only() -> None:
     assert a.alive
 
 
+async def test_an_answer_over_the_limit_is_told_at_once() -> None:
+    """A servicer whose answer is too large breaks its stream, so that the caller does not wait for ever."""
+
+    async def huge(stream: Stream, header: bytes) -> None:
+        await stream.send(bytes(17 << 20), end=True)
+
+    a, b = pair(refuse, huge)
+    with pytest.raises(Ended) as refused:
+        await asyncio.wait_for(a.open(b"", end=True).receive(), 2)
+    assert refused.value.code is Reset.TOO_LARGE
+    assert (a.streams, b.streams) == (0, 0)
+
+
 async def test_too_many_streams_are_refused() -> None:
     """The peer's streams are bounded, and so are ours."""
 
@@ -200,8 +213,6 @@ async def test_too_many_streams_are_refused() -> None:
     kept = [a.open(b"") for _ in range(3)]
     with pytest.raises(Ended):
         a.open(b"")
-    object.__setattr__(a.limits, "streams", 10)
-    object.__setattr__(b.limits, "streams", 3)
     a.limits, b.limits = Limits(streams=10), Limits(streams=3)
     with pytest.raises(Ended) as refused:
         await a.open(b"").receive()

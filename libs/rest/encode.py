@@ -7,6 +7,7 @@ at less than half of its time.
 from __future__ import annotations
 
 import base64
+import keyword
 import math
 import struct
 from collections.abc import Callable
@@ -72,21 +73,22 @@ def _compile(descriptor: Descriptor) -> Encoder:
 def _field(field: FieldDescriptor, index: int, scope: dict[str, Any]) -> list[str]:
     """The lines that add one field to `d`; what they need is put into `scope`."""
     name, key = field.name, repr(field.json_name)
+    get = f"getattr(m, {name!r})" if keyword.iskeyword(name) else f"m.{name}"
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         entry = field.message_type.fields_by_name
         keys, values = _expression(entry["key"], "k", f"k{index}", scope, key=True), _expression(entry["value"], "v", f"v{index}", scope)
         items = "((k, x[k]) for k in x)" if entry["value"].message_type is not None else "x.items()"
-        return [f" x = m.{name}", " if x:", f"  d[{key}] = {{{keys}: {values} for k, v in {items}}}"]
+        return [f" x = {get}", " if x:", f"  d[{key}] = {{{keys}: {values} for k, v in {items}}}"]
     value = _expression(field, "v", f"v{index}", scope)
     if field.is_repeated:
         whole = "list(x)" if value == "v" else f"[{value} for v in x]"
-        return [f" x = m.{name}", " if x:", f"  d[{key}] = {whole}"]
+        return [f" x = {get}", " if x:", f"  d[{key}] = {whole}"]
     if field.has_presence:
-        return [f" if m.HasField({name!r}):", f"  v = m.{name}", f"  d[{key}] = {value}"]
+        return [f" if m.HasField({name!r}):", f"  v = {get}", f"  d[{key}] = {value}"]
     if field.cpp_type in _FLOATS:
         scope["negative_zero"] = _negative_zero
-        return [f" v = m.{name}", " if v or negative_zero(v):", f"  d[{key}] = {value}"]
-    return [f" v = m.{name}", " if v:", f"  d[{key}] = {value}"]
+        return [f" v = {get}", " if v or negative_zero(v):", f"  d[{key}] = {value}"]
+    return [f" v = {get}", " if v:", f"  d[{key}] = {value}"]
 
 
 def _expression(field: FieldDescriptor, variable: str, name: str, scope: dict[str, Any], *, key: bool = False) -> str:

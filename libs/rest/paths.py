@@ -9,6 +9,7 @@ from libs.faults import Invalid
 
 _PLAIN = re.compile(r"[A-Za-z0-9._~:@!$&'()*+,;=-]+")
 _BAD = re.compile(r"[\x00-\x1f\x7f/\\]")
+_HALF = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _MAX_PARAMETERS = 256
 
 
@@ -36,7 +37,7 @@ def _segment(raw: str) -> str:
 
 
 def _unquoted(raw: str) -> str:
-    if re.search(r"%(?![0-9A-Fa-f]{2})", raw):
+    if _HALF.search(raw):
         raise Invalid("the path is not encoded correctly")
     try:
         return unquote(raw, errors="strict")
@@ -45,6 +46,8 @@ def _unquoted(raw: str) -> str:
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
+    if _HALF.search(query):
+        raise Invalid("the query is not encoded correctly")
     try:
         return parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
     except ValueError as error:

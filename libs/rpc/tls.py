@@ -50,7 +50,8 @@ class Tls:
         return context
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        pair = (self.key_file.read_bytes(), self.certificate_file.read_bytes())
+        # the chain ends with the CA itself: an agent that joins knows only that certificate's hash (decisions.md 14)
+        pair = (self.key_file.read_bytes(), self.certificate_file.read_bytes() + b"\n" + self.ca_file.read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=self.ca_file.read_bytes())
 
     def _stamp(self) -> tuple[int, ...]:

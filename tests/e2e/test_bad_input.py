@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.world import DEV, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cluster]
-SHOP = "/tenants/acme/projects/shop"
+SHOP = "/tenants/initech/projects/shop"
 
 
 def environment(**fields: Any) -> dict[str, Any]:
@@ -22,13 +22,13 @@ def environment(**fields: Any) -> dict[str, Any]:
         ("/tenants", {"tenantId": "ok", "tenant": {"nope": 1}}, 400, "tenant.nope"),
         ("/tenants", {"tenantId": "ok", "tenant": {"displayName": 5}}, 400, "tenant.displayName"),
         ("/tenants", {"tenantId": "Not_Good"}, 400, "tenant_id"),
-        ("/tenants", {"tenantId": "acme"}, 409, ""),
+        ("/tenants", {"tenantId": "initech"}, 409, ""),
         (f"{SHOP}/environments", environment(quota={"limits.cpu": "1000"}), 400, "limits.cpu"),
         (f"{SHOP}/environments", environment(quota={"limits.cpu": "many"}), 400, "environment.quota"),
         (f"{SHOP}/environments", environment(namespace="kube-system"), 400, "environment.namespace"),
         (f"{SHOP}/environments", environment(namespace="globex-shop-dev"), 400, "environment.namespace"),
         (f"{SHOP}/environments", environment(cluster="clusters/none"), 400, "environment.cluster"),
-        ("/tenants/acme/projects/none/environments", environment(), 404, ""),
+        ("/tenants/initech/projects/none/environments", environment(), 404, ""),
         ("/jobs", {"job": {"kind": "x", "target": "nonsense"}}, 400, "job.target"),
     ],
 )
@@ -49,16 +49,16 @@ def names(page: dict[str, Any]) -> list[str]:
 
 async def test_a_stale_etag_is_refused(platform: World) -> None:
     """ABORTED; the newer change stays."""
-    read = await platform.admin.get("/tenants/acme")
-    await platform.admin.call("PATCH", "/tenants/acme?updateMask=description", {"description": "newer", "etag": read["etag"]})
-    stale = await platform.admin.call("PATCH", "/tenants/acme?updateMask=description", {"description": "older", "etag": read["etag"]})
+    read = await platform.admin.get("/tenants/initech")
+    await platform.admin.call("PATCH", "/tenants/initech?updateMask=description", {"description": "newer", "etag": read["etag"]})
+    stale = await platform.admin.call("PATCH", "/tenants/initech?updateMask=description", {"description": "older", "etag": read["etag"]})
     assert (stale.status, stale.body["error"]["status"]) == (409, "ABORTED")
-    assert (await platform.admin.get("/tenants/acme"))["description"] == "newer"
+    assert (await platform.admin.get("/tenants/initech"))["description"] == "newer"
 
 
 async def test_a_tenant_with_environments_is_not_deleted(platform: World) -> None:
     """FAILED_PRECONDITION says what is left."""
-    answer = await platform.admin.call("DELETE", "/tenants/acme")
+    answer = await platform.admin.call("DELETE", "/tenants/initech")
     assert answer.status == 400
     assert answer.body["error"]["status"] == "FAILED_PRECONDITION"
     assert "shop" in answer.body["error"]["message"] or "environment" in answer.body["error"]["message"]

@@ -8,14 +8,14 @@ from tests.e2e.world import World, make_environment
 from tests.kit.eventually import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cluster]
-SHOP = "tenants/acme/projects/shop"
+SHOP = "tenants/initech/projects/shop"
 
 
 @pytest.mark.parametrize(("policy", "namespace_stays"), [("DELETE_NAMESPACE", False), ("DELETE_LABELS", True)])
 async def test_the_delete_policy_decides_what_goes(platform: World, policy: str, namespace_stays: bool) -> None:
     """The namespace with all in it, or only what is ours in it; a tenant's own object tells the difference."""
     environment = policy.removeprefix("DELETE_").lower()
-    namespace = f"acme-shop-{environment}"
+    namespace = f"initech-shop-{environment}"
     await make_environment(platform.admin, SHOP, environment, deletePolicy=policy)
     await platform.ready(f"{SHOP}/environments/{environment}")
     cluster = platform.cluster
@@ -39,9 +39,9 @@ async def test_what_holds_a_deletion_up_is_told(platform: World) -> None:
     await make_environment(platform.admin, SHOP, "stuck")
     await platform.ready(f"{SHOP}/environments/stuck")
     cluster = platform.cluster
-    (await cluster("-n", "acme-shop-stuck", "create", "configmap", "held")).ok()
+    (await cluster("-n", "initech-shop-stuck", "create", "configmap", "held")).ok()
     finalizers = '{"metadata":{"finalizers":["example.com/hold"]}}'
-    (await cluster("-n", "acme-shop-stuck", "patch", "configmap", "held", "--type=merge", "-p", finalizers)).ok()
+    (await cluster("-n", "initech-shop-stuck", "patch", "configmap", "held", "--type=merge", "-p", finalizers)).ok()
     await platform.admin.delete(f"/{SHOP}/environments/stuck")
 
     async def told() -> bool:
@@ -50,7 +50,7 @@ async def test_what_holds_a_deletion_up_is_told(platform: World) -> None:
         return "example.com/hold" in str(shown["conditions"])
 
     await eventually(told, within=30, what="what holds the deletion up")
-    (await cluster("-n", "acme-shop-stuck", "patch", "configmap", "held", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')).ok()
+    (await cluster("-n", "initech-shop-stuck", "patch", "configmap", "held", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')).ok()
 
     async def gone() -> bool:
         return (await platform.admin.call("GET", f"/{SHOP}/environments/stuck")).status == 404

@@ -14,14 +14,14 @@ from tests.kit.kubectl import Kubectl
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cluster]
 KINDS = ("tenants", "tenantresourcequotas", "tenantnetworkpolicies")
-COMMON = {"gems.kubegems.io/tenant": "acme", "gems.kubegems.io/project": "shop", "gems.kubegems.io/environment": "dev"}
+COMMON = {"gems.kubegems.io/tenant": "initech", "gems.kubegems.io/project": "shop", "gems.kubegems.io/environment": "dev"}
 
 
 async def test_the_cluster_holds_our_objects_and_what_the_controller_made_of_them(platform: World) -> None:
     """Four custom resources; namespace, quota, limits, network policy and role bindings."""
     cluster = platform.cluster
     for kind in KINDS:
-        assert (await cluster.json("get", f"{kind}.gems.kubegems.io", "acme"))["metadata"]["annotations"]["gems.kubegems.io/uid"]
+        assert (await cluster.json("get", f"{kind}.gems.kubegems.io", "initech"))["metadata"]["annotations"]["gems.kubegems.io/uid"]
     environment = await cluster.json("get", "environments.gems.kubegems.io", NAMESPACE)
     assert {c["type"]: c["status"] for c in environment["status"]["conditions"]}["Ready"] == "True"
     namespace = await cluster.json("get", "namespace", NAMESPACE)
@@ -33,8 +33,8 @@ async def test_the_cluster_holds_our_objects_and_what_the_controller_made_of_the
         assert (await cluster.json("-n", NAMESPACE, "get", kind, "default"))["metadata"]["labels"].items() >= COMMON.items()
     bindings = (await cluster.json("-n", NAMESPACE, "get", "rolebindings"))["items"]
     groups = {(b["roleRef"]["name"], s["name"]) for b in bindings for s in b["subjects"]}
-    assert ("gems:operator", "gems:environment:acme/shop/dev:operator") in groups
-    assert ("gems:reader", "gems:project:acme/shop:test") in groups
+    assert ("gems:operator", "gems:environment:initech/shop/dev:operator") in groups
+    assert ("gems:reader", "gems:project:initech/shop:test") in groups
 
 
 async def test_the_api_shows_the_environment_ready_with_quota_and_conditions(platform: World) -> None:
@@ -149,7 +149,7 @@ async def test_what_a_user_may_not_is_the_api_servers_own_403(platform: World, a
     done = await kubectl(*args)
     assert done.code != 0
     assert "Error from server (Forbidden)" in done.err
-    assert 'User "gems:user:dev"' in done.err
+    assert 'User "gems:user:ivy"' in done.err
 
 
 async def test_the_admin_sees_all(platform: World) -> None:
@@ -203,8 +203,8 @@ async def test_the_audit_log_holds_who_did_what(platform: World) -> None:
         found = {(e.get("actor"), e["method"].rsplit("/", 1)[-1], e["outcome"]) for e in events}
         assert ("users/admin", "CreateTenant", "OK") in found
         assert ("users/eve", "DeleteEnvironment", "DENIED") in found
-        assert ("users/dev", "CreateJob", "OK") in found
-        assert any(actor == "users/dev" and "exec" in e and outcome == "OK" for actor, e, outcome in found), found
+        assert ("users/ivy", "CreateJob", "OK") in found
+        assert any(actor == "users/ivy" and "exec" in e and outcome == "OK" for actor, e, outcome in found), found
         return events
 
     events = await eventually(recorded, within=5, what="audit records")

@@ -9,7 +9,7 @@ from tests.kit.eventually import eventually
 from tests.kit.jaeger import Jaeger, Span
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cluster]
-SHOP = "tenants/acme/projects/shop"
+SHOP = "tenants/initech/projects/shop"
 
 
 def connected(spans: list[Span]) -> bool:

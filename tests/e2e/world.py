@@ -1,4 +1,4 @@
-"""The tenants, users and environments that the e2e tests work with: `acme` with `dev`, `globex` with `eve`."""
+"""The tenants, users and environments that the e2e tests work with: `initech` with `ivy` (`platform.dev`), `globex` with `eve`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.kit.rest import User, nobody
 PASSWORD = "correct horse battery"
 QUOTA = {"limits.cpu": "20", "limits.memory": "40Gi", "requests.storage": "100Gi"}
 ENVIRONMENT_QUOTA = {"limits.cpu": "4", "limits.memory": "8Gi", "requests.storage": "10Gi"}
-DEV = "tenants/acme/projects/shop/environments/dev"
-NAMESPACE = "acme-shop-dev"
+DEV = "tenants/initech/projects/shop/environments/dev"
+NAMESPACE = "initech-shop-dev"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ async def world(endpoints: dict[str, Any], home: Path) -> AsyncIterator[World]:
     async with nobody(endpoints["rest"], Path(endpoints["ca"])) as anyone:
         admin = await anyone.sign_in("admin", Path(endpoints["admin_password_file"]).read_text().strip())
         await _cluster_online(admin)
-        for user in ("dev", "eve"):
+        for user in ("ivy", "eve"):
             await admin.post("/users", {"userId": user, "user": {"displayName": user}, "initialPassword": PASSWORD})
-        for tenant, user in (("acme", "dev"), ("globex", "eve")):
+        for tenant, user in (("initech", "ivy"), ("globex", "eve")):
             await make_tenant(admin, tenant)
             await admin.put(f"/tenants/{tenant}/projects/shop/environments/dev/members/{user}", {"role": "OPERATOR"})
-        dev, eve = await anyone.sign_in("dev", PASSWORD), await anyone.sign_in("eve", PASSWORD)
+        dev, eve = await anyone.sign_in("ivy", PASSWORD), await anyone.sign_in("eve", PASSWORD)
         made = World(anyone, admin, dev, eve, Kubectl(Path(endpoints["kubeconfig"]), home), home)
         await made.ready()
         await made.ready("tenants/globex/projects/shop/environments/dev")

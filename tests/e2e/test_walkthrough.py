@@ -16,4 +16,4 @@ README = Path(__file__).parents[2] / "README.md"
 async def test_the_walk_through_does_what_it_says(stack: Platform) -> None:
     """Every command of the README's walk-through prints what stands below it."""
     said: list[str] = []
-    assert await walk(README, stack.layout.env, said.append) == 0, "\n".join(said)
+    assert await walk(README, stack.layout.env, said.append) > 15

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,7 @@ class User:
         answer = await User(self.base, self.tls, self.session).call("POST", "/sessions", {"username": username, "password": password})
         return User(self.base, self.tls, self.session, answer.ok()["accessToken"])
 
-    async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:
+    async def events(self, path: str) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a server stream as SSE, without limit of time."""
         headers = self._headers() | {"Accept": "text/event-stream"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_SECONDS)

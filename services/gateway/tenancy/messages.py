@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-
 from kubegems.tenancy.v1 import environment_pb2, member_pb2, project_pb2, quota_pb2, tenant_pb2
 from libs import pg
 from services.gateway.tenancy.domain import names, progress, quotas

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 import pytest
@@ -123,14 +123,22 @@ class House:
     async def everything(self) -> dict[str, list[dict[str, Any]]]:
         """All rows of tenancy and fleet that a refused call must leave alone."""
         tables = ["tenancy.tenants", "tenancy.projects", "tenancy.environments", "tenancy.members", "tenancy.quotas", "tenancy.outbox"]
-        tables += ["fleet.clusters", "fleet.desired", "fleet.desired_objects", "fleet.tombstones", "fleet.join_tokens", "fleet.certificates"]
+        tables += [
+            "fleet.clusters",
+            "fleet.desired",
+            "fleet.desired_objects",
+            "fleet.tombstones",
+            "fleet.join_tokens",
+            "fleet.certificates",
+        ]
         return {table: await self.sql(f"SELECT * FROM {table} AS t ORDER BY t::text") for table in tables}
 
     async def user(self, name: str = "") -> str:
         """A new user."""
         name = name or f"u{secrets.token_hex(4)}"
         await self.sql(
-            "INSERT INTO identity.users (uid, username, display_name, password_hash, created, updated) VALUES ($1, $2, $3, '', now(), now())",
+            "INSERT INTO identity.users (uid, username, display_name, password_hash, created, updated)"
+            " VALUES ($1, $2, $3, '', now(), now())",
             new_id(), name, f"{name} of us",
         )  # fmt: skip
         return name
@@ -146,27 +154,29 @@ class House:
     async def tenant(self, cluster: str = "", name: str = "", **fields: Any) -> str:
         """A new tenant with project `shop`, and quota HARD on a cluster if one is named."""
         name = name or f"t{secrets.token_hex(4)}"
-        await self.call("TenantService/CreateTenant", tenant_service_pb2.CreateTenantRequest(tenant_id=name, tenant=tenant_pb2.Tenant(**fields)))
+        await self.call(
+            "TenantService/CreateTenant", tenant_service_pb2.CreateTenantRequest(tenant_id=name, tenant=tenant_pb2.Tenant(**fields))
+        )
         await self.project(name, "shop")
         if cluster:
             await self.quota(name, cluster, HARD)
         return name
 
-    async def project(self, tenant: str, project: str, user: str = "admin", **fields: Any) -> project_pb2.Project:
+    async def project(self, tenant: str, project: str, user: str = "admin", **fields: Any) -> Any:
         """A new project."""
         request = project_service_pb2.CreateProjectRequest(
             parent=f"tenants/{tenant}", project_id=project, project=project_pb2.Project(**fields)
         )
         return await self.call("ProjectService/CreateProject", request, user)
 
-    async def quota(self, tenant: str, cluster: str, hard: dict[str, str], etag: str = "") -> quota_pb2.TenantQuota:
+    async def quota(self, tenant: str, cluster: str, hard: dict[str, str], etag: str = "") -> Any:
         """Sets a tenant's quota."""
         quota = quota_pb2.TenantQuota(name=f"tenants/{tenant}/quotas/{cluster}", hard=hard, etag=etag)
         return await self.call("QuotaService/UpdateTenantQuota", quota_service_pb2.UpdateTenantQuotaRequest(quota=quota))
 
     async def environment(
         self, tenant: str, cluster: str, name: str = "dev", *, user: str = "admin", project: str = "shop", **fields: Any
-    ) -> environment_pb2.Environment:
+    ) -> Any:
         """A new environment with quota QUOTA unless given."""
         env = Env(cluster=f"clusters/{cluster}", **({"quota": QUOTA} | fields))
         request = environment_service_pb2.CreateEnvironmentRequest(
@@ -174,20 +184,20 @@ class House:
         )
         return await self.call("EnvironmentService/CreateEnvironment", request, user)
 
-    async def get_environment(self, name: str, user: str = "admin") -> environment_pb2.Environment:
+    async def get_environment(self, name: str, user: str = "admin") -> Any:
         """An environment by resource name."""
         return await self.call("EnvironmentService/GetEnvironment", environment_service_pb2.GetEnvironmentRequest(name=name), user)
 
-    async def delete_environment(self, name: str, user: str = "admin", etag: str = "") -> environment_pb2.Environment:
+    async def delete_environment(self, name: str, user: str = "admin", etag: str = "") -> Any:
         """Starts to delete one."""
         request = environment_service_pb2.DeleteEnvironmentRequest(name=name, etag=etag)
         return await self.call("EnvironmentService/DeleteEnvironment", request, user)
 
-    async def get_tenant(self, tenant: str, user: str = "admin") -> tenant_pb2.Tenant:
+    async def get_tenant(self, tenant: str, user: str = "admin") -> Any:
         """A tenant."""
         return await self.call("TenantService/GetTenant", tenant_service_pb2.GetTenantRequest(name=f"tenants/{tenant}"), user)
 
-    async def member(self, scope: str, user: str, role: str, by: str = "admin") -> member_pb2.Member:
+    async def member(self, scope: str, user: str, role: str, by: str = "admin") -> Any:
         """Sets a role at a scope."""
         member = member_pb2.Member(name=f"{scope}/members/{user}", role=member_pb2.Member.Role.Value(role))
         return await self.call("MemberService/UpdateMember", member_service_pb2.UpdateMemberRequest(member=member), by)
@@ -200,7 +210,7 @@ class House:
         )  # fmt: skip
         return {(row["at"], row["role"]) for row in rows}
 
-    async def fetch(self, uid: str, generation: int = 0, checksum: str = "") -> desired_pb.FetchDesiredStateResponse:
+    async def fetch(self, uid: str, generation: int = 0, checksum: str = "") -> Any:
         """What a cluster's agent gets."""
         request = desired_pb.FetchDesiredStateRequest(known_generation=generation, known_checksum=checksum)
         return await self.call("DesiredStateService/FetchDesiredState", request, agent=uid)
@@ -243,7 +253,10 @@ async def _authenticate(database: Database, call: Call) -> Caller:
             " JOIN tenancy.tenants t ON t.name = m.tenant WHERE m.user_uid = $1", uid,
         )  # fmt: skip
         quotas = await tx.rows("SELECT q.tenant, c.name FROM tenancy.quotas q JOIN fleet.clusters c ON c.uid = q.cluster_uid")
-    held = [Membership.of(*(m[k] for k in ("level", "role", "tenant", "project", "environment")), suspended=m["state"] == "SUSPENDED") for m in members]
+    held = [
+        Membership.of(*(m[k] for k in ("level", "role", "tenant", "project", "environment")), suspended=m["state"] == "SUSPENDED")
+        for m in members
+    ]
     clusters: dict[str, list[str]] = {}
     for row in quotas:
         clusters.setdefault(row["tenant"], []).append(row["name"])
@@ -271,7 +284,10 @@ def _services(house: dict[str, Any]) -> list[Any]:
                 kubeconfig_token=lambda caller, uid, ttl: IssuedToken(f"{caller.id} {uid} {ttl}"),
             ),
         ),
-        (join_token_service_pb2, JoinTokenService(pages, joining=joining, authority=house["ca"], clock=clock, render=lambda **_: "manifest")),
+        (
+            join_token_service_pb2,
+            JoinTokenService(pages, joining=joining, authority=house["ca"], clock=clock, render=lambda **_: "manifest"),
+        ),
         (enrolment_service_pb2, EnrolmentService(authority=house["ca"], joining=joining, clock=clock)),
         (desired_pb, DesiredStateService(clock=clock)),
         (cluster_access_service_pb2, ClusterAccessService(database=house["database"], links=house["links"], principal=_principal)),
@@ -279,9 +295,7 @@ def _services(house: dict[str, Any]) -> list[Any]:
     return [
         method
         for module, servicer in modules
-        for method in methods(
-            module.DESCRIPTOR.services_by_name[type(servicer).__name__], servicer, known_permissions=known_permissions()
-        )
+        for method in methods(module.DESCRIPTOR.services_by_name[type(servicer).__name__], servicer, known_permissions=known_permissions())
     ]
 
 
@@ -297,7 +311,7 @@ async def house(database: Any) -> AsyncIterator[House]:
         clock = HeldClock(SystemClock().now())
         authority, _ = Authority.create("hub", now=clock.now())
         joining = Joining("hub:8446", "hub:8447", "hub:8470", "https://hub:8443", authority.certificate)
-        parts = {"database": pg, "clock": clock, "ca": authority, "links": FakeLinks(), "removed": [], "joining": joining}
+        parts: dict[str, Any] = {"database": pg, "clock": clock, "ca": authority, "links": FakeLinks(), "removed": [], "joining": joining}
         found = _services(parts)
         auditor = audit.Auditor(pg, "test")
 
@@ -318,10 +332,10 @@ class refused:  # noqa: N801 -- reads as `with refused("REASON")`
         self.what, self.texts = what, texts
         self.fault: Fault | None = None
 
-    def __enter__(self) -> refused:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         assert error is not None, f"expected {self.what}, nothing was refused"
         if not isinstance(error, Fault):
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -12,7 +13,7 @@ from libs.faults import Fault
 from services.gateway.tenancy.tests.house import QUOTA, Env, House, refused
 
 
-async def _update(house: House, env: Env, *paths: str, user: str = "admin") -> Env:
+async def _update(house: House, env: Env, *paths: str, user: str = "admin") -> Any:
     request = environment_service_pb2.UpdateEnvironmentRequest(environment=env, update_mask=FieldMask(paths=paths))
     return await house.call("EnvironmentService/UpdateEnvironment", request, user)
 
@@ -167,9 +168,7 @@ async def test_concurrent_creates_cannot_overshoot_the_quota(house: House) -> No
     cluster, _ = await house.cluster()
     tenant = await house.tenant(cluster)
     asked = {"limits.cpu": "5", "limits.memory": "1Gi", "requests.storage": "1Gi"}
-    results = await asyncio.gather(
-        *(house.environment(tenant, cluster, f"e{i}", quota=asked) for i in range(10)), return_exceptions=True
-    )
+    results = await asyncio.gather(*(house.environment(tenant, cluster, f"e{i}", quota=asked) for i in range(10)), return_exceptions=True)
     failures = [r for r in results if isinstance(r, BaseException)]
     assert all(isinstance(f, Fault) and f.reason == "QUOTA_EXCEEDED" for f in failures), failures
     assert len(failures) == 6

@@ -80,7 +80,9 @@ async def test_two_admins_cannot_both_go_at_once(house: House) -> None:
     assert sorted(r.reason if isinstance(r, Fault) else "" for r in results) == ["", "LAST_ADMIN"]
 
 
-@pytest.mark.parametrize(("level", "role"), [("tenant", "OPERATOR"), ("project", "READER"), ("environment", "ADMIN"), ("environment", "MEMBER")])
+@pytest.mark.parametrize(
+    ("level", "role"), [("tenant", "OPERATOR"), ("project", "READER"), ("environment", "ADMIN"), ("environment", "MEMBER")]
+)
 async def test_a_role_must_fit_its_level(house: House, level: str, role: str) -> None:
     """A wrong role is INVALID_ARGUMENT and changes nothing."""
     tenant, env = await _place(house)

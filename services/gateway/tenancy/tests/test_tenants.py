@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -11,11 +12,11 @@ from kubegems.tenancy.v1 import project_pb2, project_service_pb2, quota_service_
 from services.gateway.tenancy.tests.house import HARD, QUOTA, House, refused
 
 
-async def _delete_tenant(house: House, tenant: str, etag: str = "") -> tenant_pb2.Tenant:
+async def _delete_tenant(house: House, tenant: str, etag: str = "") -> Any:
     return await house.call("TenantService/DeleteTenant", tenant_service_pb2.DeleteTenantRequest(name=f"tenants/{tenant}", etag=etag))
 
 
-async def _delete_project(house: House, name: str) -> project_pb2.Project:
+async def _delete_project(house: House, name: str) -> Any:
     return await house.call("ProjectService/DeleteProject", project_service_pb2.DeleteProjectRequest(name=name))
 
 
@@ -24,7 +25,7 @@ async def _delete_quota(house: House, tenant: str, cluster: str) -> None:
     await house.call("QuotaService/DeleteTenantQuota", request)
 
 
-async def _update_tenant(house: House, tenant: tenant_pb2.Tenant, *paths: str) -> tenant_pb2.Tenant:
+async def _update_tenant(house: House, tenant: tenant_pb2.Tenant, *paths: str) -> Any:
     request = tenant_service_pb2.UpdateTenantRequest(tenant=tenant, update_mask=FieldMask(paths=paths))
     return await house.call("TenantService/UpdateTenant", request)
 
@@ -245,6 +246,8 @@ async def test_a_smaller_environment_leaves_room_for_another(house: House) -> No
 async def test_changes_are_told_with_the_transaction(house: House) -> None:
     """Each change leaves one event in the outbox; a refused one leaves none."""
     tenant = await house.tenant()
-    rows = await house.sql("SELECT subject, type, payload FROM tenancy.outbox WHERE payload LIKE ('%' || $1 || '%')::bytea ORDER BY seq", tenant)
+    rows = await house.sql(
+        "SELECT subject, type, payload FROM tenancy.outbox WHERE payload LIKE ('%' || $1 || '%')::bytea ORDER BY seq", tenant
+    )
     assert [row["subject"] for row in rows] == ["gems.platform.tenancy.tenant-created", "gems.platform.tenancy.project-created"]
     assert tenant_pb2.Tenant.FromString(rows[0]["payload"]).name == f"tenants/{tenant}"

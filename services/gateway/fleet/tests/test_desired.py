@@ -1,0 +1,158 @@
+"""The desired set: generations, tombstones, checksums, reports."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import orjson
+
+from kubegems.agent.v1 import desired_state_service_pb2 as desired_pb
+from libs.clock import new_id
+from services.gateway.fleet import desired
+from services.gateway.fleet.desired import Ref
+from services.gateway.tenancy.tests.house import House, refused
+
+Status = desired_pb.ObjectStatus
+
+
+def _ref(name: str, uid: UUID | None = None, kind: str = "Tenant") -> Ref:
+    return Ref(kind, name, uid or new_id(), name)
+
+
+async def _put(house: House, cluster: str, ref: Ref, **spec: object) -> bool:
+    async with house.database.transaction() as tx:
+        return await desired.put(tx, UUID(cluster), ref, {"spec": spec})
+
+
+async def _remove(house: House, cluster: str, ref: Ref) -> bool:
+    async with house.database.transaction() as tx:
+        return await desired.remove(tx, UUID(cluster), ref)
+
+
+async def test_generation_rises_only_when_the_set_changes(house: House) -> None:
+    """The same manifest again, whatever the order of its keys, changes neither generation nor checksum."""
+    _, uid = await house.cluster()
+    ref = _ref("a")
+    assert await _put(house, uid, ref, x=1, y=2)
+    first = await house.fetch(uid)
+    assert not await _put(house, uid, ref, y=2, x=1)
+    again = await house.fetch(uid)
+    assert (again.generation, again.checksum) == (first.generation, first.checksum)
+    assert await _put(house, uid, ref, x=2)
+    changed = await house.fetch(uid)
+    assert changed.generation == first.generation + 1
+    assert changed.checksum != first.checksum
+    assert [o.generation for o in changed.objects] == [changed.generation]
+
+
+async def test_a_current_agent_hears_only_that(house: House) -> None:
+    """Known generation and checksum get `unchanged`; a wrong checksum or generation gets the whole set."""
+    _, uid = await house.cluster()
+    await _put(house, uid, _ref("a"))
+    state = await house.fetch(uid)
+    assert state.objects
+    assert not state.unchanged
+    current = await house.fetch(uid, state.generation, state.checksum)
+    assert (current.unchanged, len(current.objects), current.generation) == (True, 0, state.generation)
+    assert current.hub_uid == state.hub_uid != ""
+    for generation, checksum in ((state.generation, "other"), (state.generation - 1, state.checksum), (0, "")):
+        assert (await house.fetch(uid, generation, checksum)).objects
+
+
+async def test_checksum_is_over_objects_without_traces(house: House) -> None:
+    """Anyone can compute it from the answer; the trace context does not count."""
+    _, uid = await house.cluster()
+    for name in ("b", "a"):
+        await _put(house, uid, _ref(name, kind="Environment"), name=name)
+    await _put(house, uid, _ref("z"))
+    await house.sql("UPDATE fleet.desired_objects SET traceparent = '00-1-2-01' WHERE cluster_uid = $1 RETURNING 1", UUID(uid))
+    state = await house.fetch(uid)
+    rows = [{"kind": o.kind, "name": o.name, "uid": o.uid, "generation": o.generation, "manifest": o.manifest} for o in state.objects]
+    assert desired.checksum(rows) == state.checksum
+    assert [(o.kind, o.name) for o in state.objects] == [("Tenant", "z"), ("Environment", "a"), ("Environment", "b")]
+    assert orjson.loads(state.objects[1].manifest) == {"spec": {"name": "a"}}
+
+
+async def test_removal_leaves_a_tombstone_until_confirmed(house: House) -> None:
+    """Neither an empty report nor one of an earlier generation lets it go; REMOVED or a full report does."""
+    _, uid = await house.cluster()
+    ref, other = _ref("a"), _ref("b")
+    for one in (ref, other):
+        await _put(house, uid, one)
+    before = (await house.fetch(uid)).generation
+    assert await _remove(house, uid, ref)
+    assert not await _remove(house, uid, ref)
+    await _remove(house, uid, other)
+    state = await house.fetch(uid)
+    assert [(t.name, t.uid, t.generation) for t in state.tombstones] == [
+        ("a", str(ref.uid), before + 1), ("b", str(other.uid), before + 2),
+    ]  # fmt: skip
+    await house.report(uid, generation=state.generation)
+    await house.report(uid, full=True, generation=before)
+    foreign = Status(kind="Tenant", name="a", uid=str(new_id()), generation=state.generation, state=Status.REMOVED)
+    await house.report(uid, foreign, generation=state.generation)
+    assert len((await house.fetch(uid)).tombstones) == 2
+    await house.report(
+        uid, Status(kind="Tenant", name="a", uid=str(ref.uid), generation=before + 1, state=Status.REMOVED), generation=before
+    )
+    assert [t.name for t in (await house.fetch(uid)).tombstones] == ["b"]
+    held = Status(kind="Tenant", name="b", uid=str(other.uid), generation=state.generation, state=Status.REMOVING)
+    await house.report(uid, held, full=True, generation=state.generation)
+    assert [t.name for t in (await house.fetch(uid)).tombstones] == ["b"]
+    await house.report(uid, full=True, generation=state.generation)
+    assert not (await house.fetch(uid)).tombstones
+    assert (await house.fetch(uid)).generation == state.generation
+
+
+async def test_putting_back_takes_the_tombstone_away(house: House) -> None:
+    """The same uid is wanted again; another uid under the name keeps the old one's tombstone."""
+    _, uid = await house.cluster()
+    ref, successor = _ref("a"), _ref("a")
+    await _put(house, uid, ref)
+    await _remove(house, uid, ref)
+    await _put(house, uid, ref)
+    state = await house.fetch(uid)
+    assert (len(state.objects), len(state.tombstones)) == (1, 0)
+    await _put(house, uid, successor)
+    state = await house.fetch(uid)
+    assert [o.uid for o in state.objects] == [str(successor.uid)]
+    assert [t.uid for t in state.tombstones] == [str(ref.uid)]
+
+
+async def test_concurrent_writers_never_share_a_generation(house: House) -> None:
+    """Twenty changes at once are twenty generations, and the set holds all of them."""
+    _, uid = await house.cluster()
+    await asyncio.gather(*(_put(house, uid, _ref(f"t{i:02}"), i=i) for i in range(20)))
+    state = await house.fetch(uid)
+    assert sorted(o.generation for o in state.objects) == list(range(1, 21))
+
+
+async def test_an_older_report_does_not_overwrite_a_newer_one(house: House) -> None:
+    """Statuses speak of a generation; what is late is ignored."""
+    _, uid = await house.cluster()
+    ref = _ref("a")
+    await _put(house, uid, ref)
+    new = Status(kind="Tenant", name="a", uid=str(ref.uid), generation=5, state=Status.READY)
+    old = Status(kind="Tenant", name="a", uid=str(ref.uid), generation=4, state=Status.FAILED)
+    await house.report(uid, new)
+    await house.report(uid, old)
+    (row,) = await house.sql("SELECT state FROM fleet.statuses WHERE cluster_uid = $1", UUID(uid))
+    assert row["state"] == "READY"
+    await house.report(uid, full=True)
+    assert not await house.sql("SELECT 1 FROM fleet.statuses WHERE cluster_uid = $1", UUID(uid))
+
+
+async def test_an_agent_of_a_removed_cluster_gets_nothing(house: House) -> None:
+    """NOT_FOUND for fetch and report."""
+    stranger = str(new_id())
+    with refused("NOT_FOUND"):
+        await house.fetch(stranger)
+    with refused("NOT_FOUND"):
+        await house.report(stranger)
+
+
+async def test_users_cannot_reach_it(house: House) -> None:
+    """It needs an agent's certificate; even the platform admin has none."""
+    with refused("UNAUTHENTICATED"):
+        await house.call("DesiredStateService/FetchDesiredState", desired_pb.FetchDesiredStateRequest())

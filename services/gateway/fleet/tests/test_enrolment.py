@@ -1,0 +1,159 @@
+"""Joining and renewing: tokens, keys, certificates."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from cryptography import x509
+
+from kubegems.fleet.v1 import cluster_service_pb2, enrolment_service_pb2, join_token_pb2, join_token_service_pb2
+from libs.crypt import ca
+from services.gateway.fleet.certificates_store import Certificates
+from services.gateway.fleet.enrolment_api import serial
+from services.gateway.tenancy.tests.house import House, refused
+
+
+async def _token(house: House, cluster: str, **more: Any) -> Any:
+    request = join_token_service_pb2.CreateJoinTokenRequest(parent=f"clusters/{cluster}", **more)
+    return await house.call("JoinTokenService/CreateJoinToken", request)
+
+
+async def _enrol(house: House, token: str, key: str) -> Any:
+    request = enrolment_service_pb2.EnrolRequest(token=token, certificate_request=ca.request(key, "agent"), agent_version="1.2")
+    return await house.call("EnrolmentService/Enrol", request)
+
+
+async def _renew(house: House, certificate: str, old_key: str, new_key: str) -> Any:
+    request = ca.request(new_key, "agent")
+    renewal = enrolment_service_pb2.RenewRequest(
+        certificate=certificate, certificate_request=request, proof=ca.prove(old_key, request.encode())
+    )
+    return await house.call("EnrolmentService/Renew", renewal)
+
+
+def _parsed(pem: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(pem.encode())
+
+
+async def test_a_token_gives_a_certificate_of_its_cluster(house: House) -> None:
+    """SAN with the cluster's uid, 24 h, backdated 15 min, signed by the hub's CA; the hub is told where to go on."""
+    cluster, uid = await house.cluster(online=False)
+    made = await _token(house, cluster)
+    assert made.ca_hash == house.ca.fingerprint
+    assert made.manifest == "manifest"
+    assert made.token in made.command
+    reply = await _enrol(house, made.token, ca.new_key())
+    found = _parsed(reply.certificate)
+    found.verify_directly_issued_by(_parsed(house.ca.certificate))
+    assert ca.spiffe_id(found) == f"spiffe://kubegems/cluster/{uid}"
+    assert found.not_valid_after_utc - found.not_valid_before_utc == timedelta(hours=24, minutes=15)
+    assert (reply.cluster, reply.cluster_uid, reply.tunnel_address) == (cluster, uid, "hub:8447")
+    assert await Certificates(house.database).allowed(uid, serial(found))
+    assert not await Certificates(house.database).allowed(uid, "abc")
+
+
+async def test_the_secret_is_kept_as_a_hash_only(house: House) -> None:
+    """Neither table, audit nor outbox holds the secret that was shown once."""
+    cluster, _ = await house.cluster(online=False)
+    made = await _token(house, cluster)
+    secret = made.token.split(".")[1]
+    for table in ("fleet.join_tokens", "audit.events", "fleet.outbox"):
+        rows = await house.sql(f"SELECT t::text AS row FROM {table} t")
+        assert not any(secret in row["row"] for row in rows), table
+    assert await house.sql("SELECT 1 FROM fleet.join_tokens WHERE id = $1", made.token.split(".")[0])
+
+
+async def test_a_token_is_good_again_for_the_same_key_only(house: House) -> None:
+    """A join that was cut off is taken up; another key is refused even with the right secret."""
+    cluster, uid = await house.cluster(online=False)
+    token, key = (await _token(house, cluster)).token, ca.new_key()
+    await _enrol(house, token, key)
+    again = await _enrol(house, token, key)
+    assert again.cluster_uid == uid
+    with refused("JOIN_REFUSED", "another key"):
+        await _enrol(house, token, ca.new_key())
+    listed = await house.call("JoinTokenService/ListJoinTokens", join_token_service_pb2.ListJoinTokensRequest(parent=f"clusters/{cluster}"))
+    assert [t.state for t in listed.join_tokens] == [join_token_pb2.JoinToken.USED]
+
+
+async def test_wrong_expired_and_revoked_tokens_are_refused(house: House) -> None:
+    """Unknown and wrong ones in the same words, so that ids cannot be probed; no certificate is kept."""
+    cluster, uid = await house.cluster(online=False)
+    token = (await _token(house, cluster, ttl_seconds=60)).token
+    with refused("JOIN_REFUSED") as unknown:
+        await _enrol(house, "0123456789abcdef.secret", ca.new_key())
+    with refused("JOIN_REFUSED") as wrong:
+        await _enrol(house, token.split(".")[0] + ".secret", ca.new_key())
+    assert str(unknown.fault) == str(wrong.fault)
+    with refused("JOIN_REFUSED"):
+        await _enrol(house, "nodot", ca.new_key())
+    with refused("INVALID_ARGUMENT", "certificate_request"):
+        await house.call("EnrolmentService/Enrol", enrolment_service_pb2.EnrolRequest(token=token, certificate_request="no request"))
+    house.clock.advance(timedelta(seconds=61))
+    with refused("JOIN_REFUSED", "expired"):
+        await _enrol(house, token, ca.new_key())
+    second = await _token(house, cluster)
+    await house.call("JoinTokenService/DeleteJoinToken", join_token_service_pb2.DeleteJoinTokenRequest(name=second.join_token.name))
+    with refused("JOIN_REFUSED", "revoked"):
+        await _enrol(house, second.token, ca.new_key())
+    assert not await Certificates(house.database).allowed(uid)
+    with refused("NOT_FOUND"):
+        await house.call("JoinTokenService/DeleteJoinToken", join_token_service_pb2.DeleteJoinTokenRequest(name="clusters/x/joinTokens/y"))
+
+
+async def test_an_expired_certificate_renews_for_ninety_days(house: House) -> None:
+    """Also with a fresh key; a day later no more."""
+    cluster, uid = await house.cluster(online=False)
+    key, fresh = ca.new_key(), ca.new_key()
+    first = (await _enrol(house, (await _token(house, cluster)).token, key)).certificate
+    house.clock.advance(timedelta(days=89))
+    second = (await _renew(house, first, key, fresh)).certificate
+    assert ca.spiffe_id(_parsed(second)).endswith(uid)
+    assert _parsed(second).not_valid_after_utc > house.clock.now()
+    house.clock.advance(timedelta(days=92))
+    with refused("RENEWAL_REFUSED", "90 days"):
+        await _renew(house, second, fresh, ca.new_key())
+
+
+async def test_renewal_needs_the_key_and_a_certificate_of_ours(house: House) -> None:
+    """A proof by another key, another CA, another uid, a hub service's or an unknown certificate: all refused."""
+    cluster, uid = await house.cluster(online=False)
+    _, other_uid = await house.cluster(online=False)
+    key = ca.new_key()
+    certificate = (await _enrol(house, (await _token(house, cluster)).token, key)).certificate
+    with refused("RENEWAL_REFUSED", "proof"):
+        await _renew(house, certificate, ca.new_key(), key)
+    foreign, _ = ca.Authority.create("other", now=house.clock.now())
+    now, day = house.clock.now(), timedelta(days=1)
+    for authority, uri in (
+        (foreign, f"spiffe://kubegems/cluster/{uid}"),
+        (house.ca, f"spiffe://kubegems/cluster/{other_uid}"),
+        (house.ca, "spiffe://kubegems/hub/gateway"),
+    ):
+        pem = authority.sign_request(ca.request(key, "x"), "x", now=now, lifetime=day, uri=uri)
+        with refused("RENEWAL_REFUSED"):
+            await _renew(house, pem, key, key)
+    moved = house.ca.sign_request(ca.request(key, "x"), "x", now=now, lifetime=day, uri=f"spiffe://kubegems/cluster/{other_uid}")
+    await house.sql(
+        "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) VALUES ($1, $2::text::uuid, now(), now()) RETURNING 1",
+        serial(_parsed(moved)), uid,
+    )  # fmt: skip
+    with refused("RENEWAL_REFUSED"):
+        await _renew(house, moved, key, key)
+    with refused("RENEWAL_REFUSED"):
+        await _renew(house, "no certificate", key, key)
+
+
+async def test_a_removed_clusters_certificates_are_refused(house: House) -> None:
+    """No renewal, no link, and the link is cut after the commit; the name added again is another cluster."""
+    cluster, uid = await house.cluster(online=False)
+    key = ca.new_key()
+    certificate = (await _enrol(house, (await _token(house, cluster)).token, key)).certificate
+    await house.call("ClusterService/DeleteCluster", cluster_service_pb2.DeleteClusterRequest(name=f"clusters/{cluster}"))
+    assert house.removed[-1] == uid
+    assert not await Certificates(house.database).allowed(uid, serial(_parsed(certificate)))
+    with refused("RENEWAL_REFUSED"):
+        await _renew(house, certificate, key, key)
+    again = await house.call("ClusterService/CreateCluster", cluster_service_pb2.CreateClusterRequest(cluster_id=cluster))
+    assert again.uid != uid

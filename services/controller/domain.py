@@ -26,7 +26,6 @@ FINALIZER = f"finalizer.{GROUP}/environment"
 OPERATOR = "gems:operator"
 READER = "gems:reader"
 
-_FIXED_GROUPS = ("gems:platform:admin", "gems:platform:auditor", "gems:service:desired-state", "gems:service:inventory")
 _PROJECT_ROLES = ("admin", "ops", "dev", "test")
 _ENVIRONMENT_ROLES = ("operator", "reader")
 _RESERVED_PREFIXES = ("kube-", "kubegems", "gems-")
@@ -179,8 +178,8 @@ def groups_of(wanted: Environment) -> dict[str, tuple[str, ...]]:
 
 
 def impersonated_groups(tenants: Iterable[str], environments: Iterable[Environment]) -> set[str]:
-    """Every group that the agent may act with in this cluster."""
-    found = set(_FIXED_GROUPS) | {f"gems:tenant:{tenant}:admin" for tenant in tenants}
+    """Every group of memberships that the agent may act with in this cluster."""
+    found = {f"gems:tenant:{tenant}:admin" for tenant in tenants}
     for one in environments:
         found.add(f"gems:tenant:{one.tenant}:admin")
         found |= {f"gems:project:{one.tenant}/{one.project}:{role}" for role in _PROJECT_ROLES}

@@ -80,7 +80,7 @@ class EnvironmentReconciler:
         """What a deletion takes away: all, our own, or without the hub's tombstone nothing."""
         if FINALIZER not in (found["metadata"].get("finalizers") or ()):
             return DONE
-        namespace = self._t.world.get(NAMESPACES, wanted.namespace)
+        namespace = await self._namespace(wanted.namespace)
         mine = namespace is not None and domain.claim(wanted, namespace, self._t.namespace).taken
         if namespace is not None and mine and wanted.tombstoned:
             if not wanted.keep_namespace:
@@ -94,13 +94,17 @@ class EnvironmentReconciler:
         self._t.traces.forget(found["metadata"]["uid"])
         return DONE
 
+    async def _namespace(self, name: str) -> Object | None:
+        """Asked of the server: one made a moment ago may not be in the watch yet, and would be left behind."""
+        try:
+            return await self._t.client.get(NAMESPACES, name)
+        except NotFound:
+            return None
+
     async def _end_namespace(self, found: Object, namespace: Object) -> Result:
         metadata = namespace["metadata"]
         if "deletionTimestamp" not in metadata:
-            try:
-                await self._t.client.delete(NAMESPACES, metadata["name"], uid=metadata["uid"])
-            except NotFound:
-                return Again(timedelta(seconds=1))  # gone already, and the watch has not said so yet
+            await self._t.client.delete(NAMESPACES, metadata["name"], uid=metadata["uid"])
             await self._t.recorder.record(ENVIRONMENTS, found, "NamespaceDeleted", f"Deleted Namespace {metadata['name']}")
         held = Condition("NamespaceReady", "False", "Terminating", steps.what_holds(namespace))
         await self._report(found, [held], {"namespace": metadata["name"], "namespaceUid": metadata["uid"]})
@@ -109,7 +113,7 @@ class EnvironmentReconciler:
     async def _leave(self, found: Object, wanted: Environment, namespace: Object) -> None:
         """Takes away our own and leaves the namespace. Labels go last: they say that the rest is ours, should a run be cut short."""
         for resource in (ROLE_BINDINGS, RESOURCE_QUOTAS, LIMIT_RANGES, NETWORK_POLICIES):
-            await self._t.keeper.remove(resource, found, wanted.namespace)
+            await self._t.keeper.remove_all(resource, found, wanted.namespace)
         labels = namespace["metadata"].get("labels") or {}
         ours = {**wanted.common_labels, domain.POD_SECURITY: wanted.pod_security}
         patch = {

@@ -16,18 +16,13 @@ from services.controller.tools import Tools
 from services.controller.world import IMPERSONATED
 
 _log = log.get(__name__)
-_USERS = {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]}
-_FACTS = {
-    "apiGroups": ["authentication.k8s.io"],
-    "resources": ["uids", "userextras/gems.kubegems.io/session", "userextras/gems.kubegems.io/trace"],
-    "verbs": ["impersonate"],
-}
 
 
 def rules(groups: set[str]) -> list[dict[str, Any]]:
-    """The whole role: names of users cannot be limited, groups are. An empty list of names would mean all, so it never is."""
-    assert groups
-    return [_USERS, _FACTS, {"apiGroups": [""], "resources": ["groups"], "resourceNames": sorted(groups), "verbs": ["impersonate"]}]
+    """The whole role. An empty list of names would mean every group, so without groups there is no rule at all."""
+    if not groups:
+        return []
+    return [{"apiGroups": [""], "resources": ["groups"], "resourceNames": sorted(groups), "verbs": ["impersonate"]}]
 
 
 def groups_in(role: Object) -> set[str]:
@@ -70,7 +65,7 @@ class ImpersonatedReconciler:
         )
         lingering = self._lingering(groups_in(role) - needed)
         want = rules(needed | lingering)
-        if want != role.get("rules"):
+        if want != (role.get("rules") or []):
             version = role["metadata"]["resourceVersion"]
             patch = [
                 {"op": "test", "path": "/metadata/resourceVersion", "value": version},

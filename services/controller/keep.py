@@ -35,6 +35,13 @@ class Keeper:
                 await self._delete(resource, found)
                 await self._tell(about, "Removed", resource, found)
 
+    async def remove_all(self, resource: Resource, about: Object, namespace: str) -> None:
+        """Deletes all that we made of a kind in a namespace; asked of the server, since nothing comes after to find what was missed."""
+        made = [found async for found in self._client.list(resource, namespace, label_selector=f"{MANAGED_BY}={CONTROLLER}")]
+        for found in made:
+            await self._delete(resource, found)
+            await self._tell(about, "Removed", resource, found)
+
     async def one(self, resource: Resource, about: Object, want: Object) -> Object:
         """Makes one object as wanted; returns how it stands."""
         metadata = want["metadata"]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from libs.faults import PermissionDenied
-from libs.kube import KubeClient
+from libs.kube import KubeClient, manifest
 from libs.kube.resources import CLUSTER_ROLES, NAMESPACES, ROLE_BINDINGS, SERVICES, SUBJECT_ACCESS_REVIEWS
-from services.controller import domain, wanted
+from services.controller import domain, impersonated, wanted
 from services.controller.tests import objects
 
 pytestmark = pytest.mark.cluster
@@ -427,5 +427,15 @@ async def test_services_in_environments_may_not_catch_foreign_addresses(kube: Ku
 
 async def test_the_list_of_groups_is_never_empty(kube: KubeClient) -> None:
     """An empty resourceNames would mean every group."""
+    for name in ("gems:impersonated", "gems:part:impersonated-base"):
+        role = await kube.get(CLUSTER_ROLES, name)
+        assert all(rule.get("resourceNames") for rule in role.get("rules") or () if "groups" in rule["resources"])
+
+
+async def test_applying_the_manifest_again_takes_no_group_away(kube: KubeClient, cluster: Any) -> None:
+    """An upgrade must not refuse users at work until the controller has mended the list."""
+    group = f"gems:tenant:again-{secrets.token_hex(4)}:admin"
     role = await kube.get(CLUSTER_ROLES, "gems:impersonated")
-    assert all(rule.get("resourceNames") for rule in role["rules"] if "groups" in rule["resources"])
+    await kube.replace(CLUSTER_ROLES, {**role, "rules": impersonated.rules({group, *impersonated.groups_in(role)})})
+    await cluster.apply(manifest.render())
+    assert group in impersonated.groups_in(await kube.get(CLUSTER_ROLES, "gems:impersonated"))

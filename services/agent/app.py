@@ -110,7 +110,7 @@ async def _work(ground: _Ground, pipeline: Pipeline, figures: Figures) -> None:
     life.stack.push_async_callback(proxy.close)
     link = _link(ground, pipeline, proxy, connected)
     follower = Follower(
-        link, Applier(ground.client), Kept(config.state_dir),
+        link, Applier(ground.client), Kept(config.state_dir / "desired" / uid),
         resync_seconds=config.resync_seconds, accepted_hub_uid=config.accepted_hub_uid,
     )  # fmt: skip
     observer = Observer(ground.client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -13,7 +14,7 @@ from kubegems.fleet.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
 from libs import log
 from libs.crypt import ca
 from libs.rpc import status
-from services.agent.identity import Addresses, Identity, IdentityFiles, fingerprint
+from services.agent.identity import Addresses, Identity, IdentityFiles, fingerprint, token_hash
 from services.agent.pinning import PinMismatch, fetch_ca
 
 _log = log.get(__name__)
@@ -37,6 +38,10 @@ class Enrolment:
         self._files = files
         self._version = version
 
+    def belongs(self, identity: Identity) -> bool:
+        """Whether an identity is of the hub whose CA is pinned."""
+        return fingerprint(identity.ca_file.read_text()) == self._pin.lower()
+
     async def join(self, token_file: Path) -> Identity:
         """Trades the token for a certificate. The token leaves only over TLS that the pinned CA vouches for.
 
@@ -44,10 +49,11 @@ class Enrolment:
         which the token stays good.
         """
         request = ca.request(self._files.next_key(), "agent")
-        message = wire.EnrolRequest(token=_token(token_file), certificate_request=request, agent_version=self._version)
+        token = read_token(token_file)
+        message = wire.EnrolRequest(token=token, certificate_request=request, agent_version=self._version)
         async with self._hub() as (stub, ca_pem):
             reply = await stub.Enrol(message, timeout=_SECONDS)
-        addresses = Addresses(reply.cluster_uid, reply.cluster, reply.tunnel_address, reply.nats_address)
+        addresses = Addresses(reply.cluster_uid, reply.cluster, reply.tunnel_address, reply.nats_address, token_hash(token))
         _log.info("agent.joined", cluster=reply.cluster, cluster_uid=reply.cluster_uid)
         return self._files.keep(certificate=reply.certificate, ca_pem=ca_pem, addresses=addresses)
 
@@ -59,8 +65,8 @@ class Enrolment:
             message = wire.RenewRequest(certificate=identity.certificate, certificate_request=request, proof=proof)
             reply = await stub.Renew(message, timeout=_SECONDS)
         old = identity.addresses
-        addresses = Addresses(
-            old.cluster_uid, old.cluster, reply.tunnel_address or old.tunnel_address, reply.nats_address or old.nats_address
+        addresses = replace(
+            old, tunnel_address=reply.tunnel_address or old.tunnel_address, nats_address=reply.nats_address or old.nats_address
         )
         return self._files.keep(certificate=reply.certificate, ca_pem=ca_pem, addresses=addresses)
 
@@ -79,7 +85,8 @@ class Enrolment:
                 raise status.from_rpc_error(error, "gateway")[0] from error
 
 
-def _token(file: Path) -> str:
+def read_token(file: Path) -> str:
+    """The token in a file; ValueError when it holds none."""
     token = file.read_text().strip()
     if "." not in token:
         raise ValueError(f"{file} holds no join token of the form id.secret")

@@ -16,12 +16,19 @@ from libs.crypt import ca
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Who the cluster is to the hub, and where the hub is."""
+    """Who the cluster is to the hub, and where the hub is.
+
+    Attributes:
+        cluster_uid, cluster: uid and name of the cluster.
+        tunnel_address, nats_address: `host:port`.
+        token_hash: of the token that it joined with; another token in the configuration means to join anew.
+    """
 
     cluster_uid: str
     cluster: str
     tunnel_address: str
     nats_address: str
+    token_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,11 @@ class IdentityFiles:
         certificate = x509.load_pem_x509_certificate(self._certificate.read_bytes())
         addresses = Addresses(**orjson.loads(self._addresses.read_bytes()))
         return Identity(self._certificate, self._ca, addresses, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+
+
+def token_hash(token: str) -> str:
+    """What is kept of a join token."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def fingerprint(certificate_pem: str) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from libs import log
 from libs.clock import Clock
 from libs.faults import Code, Fault
-from services.agent.enrolment import Enrolment
-from services.agent.identity import Identity, IdentityFiles
+from services.agent.enrolment import Enrolment, read_token
+from services.agent.identity import Identity, IdentityFiles, token_hash
 
 _log = log.get(__name__)
 _RENEWABLE = timedelta(days=90)  # how long after its end a certificate may still be renewed; decisions.md 14
@@ -50,23 +50,31 @@ class Renewal:
         return self._identity
 
     async def ensure(self) -> Identity:
-        """A good identity: the kept one, renewed if it is due, or a new one by token.
+        """A good identity: the kept one, renewed if it has expired, or a new one by a token that was not used before.
 
         Waits while the hub is away. Raises PinMismatch, ValueError when there is neither identity nor token, and the
         hub's Fault when it refuses for good.
         """
         found = self._files.load()
-        if found is not None and self._clock.now() - found.not_after < _RENEWABLE:
-            self._identity = found
-            if self._clock.now() >= found.not_after:
-                self._identity = await self._until_done(self._renew)
-        elif self._token_file is not None:
+        if self._to_join(found):
             self._identity = await self._until_done(self._join)
         elif found is None:
             raise ValueError("the agent has not joined: give a join token (join_token_file)")
-        else:
+        elif not self._enrolment.belongs(found):
+            raise ValueError("the state folder belongs to a hub with another CA: join with a new token (join_token_file)")
+        elif self._clock.now() - found.not_after >= _RENEWABLE:
             raise ValueError("the certificate expired more than 90 days ago: join again with a new token (join_token_file)")
-        return self._identity
+        else:
+            self._identity = found
+            if self._clock.now() >= found.not_after:
+                self._identity = await self._until_done(self._renew)
+        return self.identity
+
+    def _to_join(self, found: Identity | None) -> bool:
+        """Whether the configured token is one that this identity did not come from."""
+        if self._token_file is None or not self._token_file.exists():
+            return False
+        return found is None or found.addresses.token_hash != token_hash(read_token(self._token_file))
 
     async def run(self) -> None:
         """Renews at two thirds of each certificate's life; never ends by itself."""

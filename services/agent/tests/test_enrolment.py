@@ -140,9 +140,33 @@ async def test_after_90_days_only_a_new_token_helps(enrolling_hub: EnrollingHub,
     clock.advance(timedelta(days=92))
     with pytest.raises(ValueError, match="90 days"):
         await renewal(enrolling_hub, tmp_path / "state", clock).ensure()
+    token_file.write_text("def.secret")
     await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure()
     assert len(enrolling_hub.enrolled) == 2
     assert enrolling_hub.renewed == []
+
+
+async def test_a_new_token_means_to_join_anew(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """The token it joined with is not used again, also when its file is gone; another one is."""
+    clock = HeldClock(enrolling_hub.now)
+    await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure()
+    await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure()
+    assert len(enrolling_hub.enrolled) == 1
+    token_file.write_text("def.secret")
+    found = await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure()
+    assert len(enrolling_hub.enrolled) == 2
+    token_file.unlink()
+    assert await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure() == found
+
+
+async def test_the_state_of_another_hub_is_not_used(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """When another CA is pinned, the kept identity is refused instead of tried for ever."""
+    clock = HeldClock(enrolling_hub.now)
+    await renewal(enrolling_hub, tmp_path / "state", clock, token_file).ensure()
+    files = IdentityFiles(tmp_path / "state")
+    moved = Enrolment(enrolling_hub.address, "0" * 64, files, version="test")
+    with pytest.raises(ValueError, match="another CA"):
+        await Renewal(moved, files, clock=clock, token_file=None).ensure()
 
 
 async def test_renewal_is_due_at_two_thirds_and_survives_failures(

@@ -9,7 +9,7 @@ from libs.crypt import signing
 from libs.faults import Unauthenticated
 from libs.rpc.call import Call, Caller, Kind
 from services.gateway.identity.directory import Directory
-from services.gateway.identity.tokens import ACCESS_AUDIENCE, KUBERNETES_AUDIENCE, Claims, Issued, Tokens
+from services.gateway.identity.tokens import ACCESS_AUDIENCE, KUBERNETES_AUDIENCE, Issued, Tokens
 
 
 class NotSignedIn(Unauthenticated):
@@ -40,7 +40,11 @@ class Authenticator:
             return await self._caller(token, ACCESS_AUDIENCE)
         if claims.cluster_uid != cluster_uid:
             raise NotSignedIn
-        return await self._standing(claims)
+        return await self._live(claims.uid, claims.session)
+
+    async def still(self, caller: Caller) -> Caller:
+        """A user of before as it stands now, for what lasts longer than a call; raises as `authenticate`."""
+        return await self._live(UUID(caller.uid), UUID(caller.session))
 
     def kubeconfig_token(self, caller: Caller, cluster_uid: str, lifetime: timedelta | None = None) -> Issued:
         """A token for a kubeconfig, good for one cluster's `/k8s` and no longer than the caller's session."""
@@ -53,13 +57,13 @@ class Authenticator:
             claims = await self._tokens.verify(token, audience)
         except signing.Rejected as error:
             raise NotSignedIn from error
-        return await self._standing(claims)
+        return await self._live(claims.uid, claims.session)
 
-    async def _standing(self, claims: Claims) -> Caller:
-        session = await self._directory.session(claims.session)
-        if session is None or session.user_uid != claims.uid:
+    async def _live(self, uid: UUID, session_id: UUID) -> Caller:
+        session = await self._directory.session(session_id)
+        if session is None or session.user_uid != uid:
             raise NotSignedIn
-        standing = await self._directory.standing(claims.uid)
+        standing = await self._directory.standing(uid)
         if standing is None:
             raise NotSignedIn
-        return Caller(Kind.USER, standing.account.username, str(claims.uid), str(claims.session), standing.rights)
+        return Caller(Kind.USER, standing.account.username, str(uid), str(session_id), standing.rights)

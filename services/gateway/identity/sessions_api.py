@@ -64,7 +64,7 @@ class SessionService:
         tx = await pg.tx(call)
         session_id = await store.use_refresh(tx, used, now)
         if session_id is None:
-            await self._end_if_used(used)
+            await self._end_if_used(used, call)
             raise RefreshRefused
         session = await store.renew_session(tx, session_id, now)
         if session is None:
@@ -107,7 +107,7 @@ class SessionService:
     def _signed_in(self, session: Session, refresh: str, call: Call) -> dict[str, Any]:
         """The answer's fields; from here on the call is the user's, for its audit record."""
         call.caller = Caller(Kind.USER, session.username, str(session.user_uid), str(session.id))
-        call.resources.append(f"users/{session.username}/sessions/{session.id}")
+        call.resources.append(wire.session_name(session))
         issued = self._tokens.access(session.username, session.user_uid, session.id, session.expires)
         return {
             "session": wire.session_message(session),
@@ -116,9 +116,12 @@ class SessionService:
             "expire_time": wire.timestamp(issued.expires),
         }
 
-    async def _end_if_used(self, refresh_hash_: bytes) -> None:
+    async def _end_if_used(self, refresh_hash_: bytes, call: Call) -> None:
         """Somebody holds a copy of a token: whoever it is, the session is over. Committed although the call fails."""
         async with self._database.transaction() as tx:
             session = await store.session_of_used(tx, refresh_hash_)
-            if session is not None and await store.end_session(tx, session, self._clock.now()):
-                _log.warning("session.refresh_reused", session=str(session))
+            if session is None:
+                return
+            await store.end_session(tx, session.id, self._clock.now())
+        call.resources.append(wire.session_name(session))  # so that the refusal's audit record says whose
+        _log.warning("session.refresh_reused", session=wire.session_name(session))

@@ -123,10 +123,10 @@ async def use_refresh(tx: Tx, refresh_hash: bytes, now: datetime) -> UUID | None
     return found
 
 
-async def session_of_used(tx: Tx, refresh_hash: bytes) -> UUID | None:
+async def session_of_used(tx: Tx, refresh_hash: bytes) -> Session | None:
     """The live session of a refresh token that was used before."""
-    found: UUID | None = await tx.value(_SESSION_OF_USED, refresh_hash)
-    return found
+    row = await tx.row(_SESSION_OF_USED, refresh_hash)
+    return _session(row) if row else None
 
 
 async def renew_session(tx: Tx, session: UUID, now: datetime) -> Session | None:
@@ -237,8 +237,10 @@ RETURNING {_USER}
 _INSERT_SESSION = """
 INSERT INTO identity.sessions (id, user_uid, created, expires, refreshed, address, user_agent) VALUES ($1, $2, $3, $4, $3, $5, $6)
 """
-_SESSION_OF_USED = """
-SELECT s.id FROM identity.refresh_tokens r JOIN identity.sessions s ON s.id = r.session_id WHERE r.hash = $1 AND s.ended IS NULL
+_SESSION_OF_USED = f"""
+SELECT {_SESSION} FROM identity.refresh_tokens r
+  JOIN identity.sessions s ON s.id = r.session_id JOIN identity.users u ON u.uid = s.user_uid
+ WHERE r.hash = $1 AND s.ended IS NULL
 """
 _LIVE_CREATED = """
 SELECT s.created FROM identity.sessions s JOIN identity.users u ON u.uid = s.user_uid

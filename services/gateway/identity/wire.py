@@ -34,13 +34,18 @@ def user_message(user: User) -> user_pb2.User:
 def session_message(session: Session) -> session_pb2.Session:
     """A session as the API shows it."""
     return session_pb2.Session(
-        name=f"users/{session.username}/sessions/{session.id}",
+        name=session_name(session),
         create_time=timestamp(session.created),
         expire_time=timestamp(session.expires),
         refresh_time=timestamp(session.refreshed),
         address=session.address,
         user_agent=session.user_agent,
     )
+
+
+def session_name(session: Session) -> str:
+    """`users/{user}/sessions/{session}`."""
+    return f"users/{session.username}/sessions/{session.id}"
 
 
 def platform_role(role: user_pb2.User.PlatformRole.ValueType) -> PlatformRole:

@@ -151,6 +151,9 @@ async def test_a_refresh_token_used_twice_ends_the_session(house: House) -> None
     with pytest.raises(Unauthenticated):
         await _refresh(house, second.refresh_token)
     await eventually(lambda: _refused(house, second.access_token), within=1, what="session ended by reuse")
+    async with house.database.transaction() as tx:
+        sql = "SELECT outcome FROM audit.events WHERE $1 = ANY(resources) AND method LIKE '%RefreshSession' ORDER BY time DESC LIMIT 1"
+        assert await tx.value(sql, first.session.name) == "DENIED", "the refusal's record names the session"
 
 
 async def test_two_refreshes_at_once_cannot_both_win(house: House) -> None:

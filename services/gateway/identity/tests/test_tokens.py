@@ -159,6 +159,7 @@ async def test_kubeconfig_tokens_are_for_one_cluster_and_for_nothing_else(house:
     token = authenticator.kubeconfig_token(caller, cluster, timedelta(hours=2)).token
     assert (await authenticator.kubernetes(token, cluster)).name == caller.name
     assert (await authenticator.kubernetes(signed_in.access_token, cluster)).name == caller.name
+    assert (await authenticator.still(caller)).name == caller.name
     with pytest.raises(Unauthenticated):
         await authenticator.kubernetes(token, str(uuid4()))
     with pytest.raises(Unauthenticated):
@@ -167,6 +168,8 @@ async def test_kubeconfig_tokens_are_for_one_cluster_and_for_nothing_else(house:
     house.identity.directory._sessions.drop(UUID(caller.session))
     with pytest.raises(Unauthenticated):
         await authenticator.kubernetes(token, cluster)
+    with pytest.raises(Unauthenticated):
+        await authenticator.still(caller)
 
 
 async def test_kubeconfig_tokens_live_as_asked_but_not_for_ever(house: House) -> None:

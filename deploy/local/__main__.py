@@ -1,4 +1,4 @@
-"""`python -m deploy.local <run|stop|status|clean|admin-password|env>`: the local stack, from `make`."""
+"""`python -m deploy.local <run|stop|status|clean|admin-password|env|nats-config>`: the local stack, from `make`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[2]
 def main() -> int:
     """Does what was asked; a failure is one line and exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
-    parser.add_argument("verb", choices=("run", "stop", "status", "clean", "admin-password", "env"))
+    parser.add_argument("verb", choices=("run", "stop", "status", "clean", "admin-password", "env", "nats-config"))
     parser.add_argument("--state", type=Path, default=_ROOT / ".local", help="folder that holds the stack's state")
     arguments = parser.parse_args()
     layout = Layout(arguments.state)
@@ -33,6 +33,8 @@ def main() -> int:
                 starter.clean(layout)
             case "admin-password":
                 asyncio.run(admin.reset(layout))
+            case "nats-config":
+                sys.stdout.write(admin.nats_configuration(layout))
             case "env":
                 sys.stdout.write(layout.env.read_text() if layout.env.exists() else "")
     except LocalError as error:

@@ -1,4 +1,4 @@
-"""`admin-password`: a new password for the platform admin."""
+"""`admin-password`: a new password for the platform admin; `nats-config`: what a NATS of one's own must be told."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import secrets
 import sys
 
 from deploy.local import part as parts
+from deploy.local.certificates import Certificates
 from deploy.local.hubparts import HubParts
 from deploy.local.layout import Layout
 from deploy.local.options import Options
-from deploy.local.ports import Ports
+from deploy.local.ports import DEFAULTS, Ports
 from deploy.local.process import Command, base_env, run
 from deploy.local.services import ROOT
+from libs.bus import server
 from libs.crypt import ca
 
 
@@ -38,3 +40,14 @@ async def reset(layout: Layout) -> None:
         await run(Command((*argv, "--database-url-file", str(layout.secrets / "database.url")), log, env=env), within=60)
         fresh.replace(layout.admin_password)
     print(f"the new password of `admin` is {layout.admin_password.read_text().strip()} (also in {layout.admin_password})")
+
+
+def nats_configuration(layout: Layout) -> str:
+    """The configuration of a nats-server for `KUBEGEMS_NATS_URL`; makes the keys and certificates that it names."""
+    layout.create()
+    certificates = Certificates(layout.certificates)
+    certificates.renew()
+    url = Options.read().nats_url or f"tls://127.0.0.1:{DEFAULTS['nats']}"
+    tls = (certificates.certificate("nats"), certificates.key("nats"), certificates.ca)
+    keys = server.Keys.ensure(layout.secrets / "nats")
+    return server.render(server.ServerConfig(port=int(url.rsplit(":", 1)[1]), store=layout.root / "nats/store", tls=tls, keys=keys))

@@ -51,6 +51,11 @@ class HubParts:
         return f"127.0.0.1:{self._port('grpc')}"
 
     @property
+    def nats_url(self) -> str:
+        """Where NATS serves."""
+        return self._options.nats_url or f"tls://127.0.0.1:{self._port('nats')}"
+
+    @property
     def database_url_file(self) -> Path:
         """Holds how to connect to PostgreSQL."""
         return self.layout.secrets / "database.url"
@@ -135,7 +140,7 @@ class HubParts:
         master = certificates.master_key
         return {
             "database_url_file": self.database_url_file,
-            "nats_url": self._nats.url if self._nats else self._options.nats_url,
+            "nats_url": self.nats_url,
             "nats_seed_file": self.layout.secrets / "nats" / f"{name}.nk",
             "certificate_file": certificates.certificate(name),
             "key_file": certificates.key(name),

@@ -96,7 +96,7 @@ class MemberParts:
             "state_dir": self._layout.root / "agent",
             "enrolment_address": f"127.0.0.1:{take('enrolment')}",
             "tunnel_address": f"127.0.0.1:{take('tunnel')}",
-            "nats_address": f"127.0.0.1:{take('nats')}",
+            "nats_address": hub.nats_url.rsplit("//", 1)[-1],
             "ca_hash": hub.certificates.authority.fingerprint,
             "kubeconfig_file": kubeconfig,
             "grpc_port": port,

@@ -21,7 +21,7 @@ class Options:
         database_url: an existing PostgreSQL.
         nats_url: an existing NATS, configured as the documentation tells.
         kubeconfig: an existing cluster's admin; it becomes `local`.
-        ports: ports that must be these.
+        ports: ports that must be these (`KUBEGEMS_LOCAL_PORTS=rest=9443,…`; `any` takes free ones for all).
         documented_ports: prefer the documented ports; tests do not.
         durable: False trades safety at a power cut for speed; for tests.
     """
@@ -41,11 +41,13 @@ class Options:
         kubeconfig = env.get("KUBEGEMS_LOCAL_KUBECONFIG")
         if kubeconfig and not Path(kubeconfig).exists():
             raise LocalError(f"KUBEGEMS_LOCAL_KUBECONFIG: there is no file {kubeconfig}")
+        wanted = env.get("KUBEGEMS_LOCAL_PORTS", "")
         return cls(
             jaeger=env.get("JAEGER", "") not in ("", "0"),
             cluster=env.get("KUBEGEMS_LOCAL_CLUSTER", "1") != "0",
             database_url=env.get("KUBEGEMS_DATABASE_URL", ""),
             nats_url=env.get("KUBEGEMS_NATS_URL", ""),
             kubeconfig=Path(kubeconfig).absolute() if kubeconfig else None,
-            ports=ports.parse(env.get("KUBEGEMS_LOCAL_PORTS", "")),
+            ports={} if wanted == "any" else ports.parse(wanted),
+            documented_ports=wanted != "any",
         )

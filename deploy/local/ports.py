@@ -102,7 +102,7 @@ def is_free(port: int) -> bool:
 
 def parse(text: str) -> dict[str, int]:
     """`rest=9443,grpc=9444` as a table; raises LocalError."""
-    table = {}
+    table: dict[str, int] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = item.partition("=")
         if name not in DEFAULTS or not number.isdigit() or not 0 < int(number) < 1 << 16:

@@ -7,8 +7,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-from libs.audit import Auditor
+from libs import audit
 from libs.pg import Database
+from services.gateway.identity import app
 from services.gateway.identity.bootstrap import reset_admin
 from services.gateway.identity.passwords import Passwords
 
@@ -17,7 +18,9 @@ async def _reset(dsn: str, password_file: Path) -> None:
     database = await Database.connect(dsn, application_name="kubegems reset admin", max_size=2)
     passwords = Passwords(workers=1)
     try:
-        await reset_admin(database, password_file, passwords=passwords, auditor=Auditor(database, "reset"))
+        await audit.prepare(database)  # the gateway may never have run
+        await app.prepare(database)
+        await reset_admin(database, password_file, passwords=passwords, auditor=audit.Auditor(database, "reset"))
     finally:
         passwords.close()
         await database.close()

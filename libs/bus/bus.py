@@ -14,7 +14,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from libs import log
 from libs.bus import consume as consuming
-from libs.bus.connection import Address, Connection, Tls
+from libs.bus.connection import Address, Connection, Tls, flushed
 from libs.bus.received import Received, headers, of
 from libs.bus.streams import Stream
 from libs.faults import Unavailable
@@ -123,7 +123,7 @@ class Bus:
         """Returns when the broker has taken all hints sent before; Unavailable otherwise."""
         client = await self._connection.client(seconds)
         async with self._connection.deadline(seconds):
-            await client.flush(timeout=max(1, round(seconds * 2)))
+            await flushed(client)
 
     async def reply(self, received: Received, payload: bytes) -> None:
         """Answers a request heard by `subscribe`."""
@@ -162,7 +162,7 @@ class Bus:
             try:
                 subscription = await client.subscribe(subject, queue, cb=heard)
                 async with self._connection.deadline(_DEADLINE):
-                    await client.flush(timeout=round(_DEADLINE * 2))
+                    await flushed(client)
             except (Unavailable, OSError) as error:
                 _log.warning("subscribe.failed", subject=subject, error=repr(error))
                 continue

@@ -130,7 +130,7 @@ class Connection:
         if client is not None and client.is_connected:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_CLOSE):
-                    await client.flush()
+                    await flushed(client)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -186,6 +186,12 @@ async def _closed(client: Client) -> None:
     with contextlib.suppress(Exception, asyncio.CancelledError):
         async with asyncio.timeout(_CLOSE):
             await client.close()
+
+
+async def flushed(client: Client) -> None:
+    """Returns when the broker has taken all that was sent before. The client's own `flush` lets its PING overtake what it still holds."""
+    await client._flush_pending(force_flush=True)  # noqa: SLF001 -- there is no other way to await its buffer
+    await client.flush()
 
 
 async def connect_once(address: Address, **options: Any) -> Client:

@@ -14,7 +14,7 @@ from pathlib import Path
 import nats.errors
 
 from libs.bus import nkey
-from libs.bus.connection import Address, Tls, client_context, connect_once
+from libs.bus.connection import Address, Tls, client_context, connect_once, flushed
 
 HUB_SERVICES = ("gateway", "msgbus", "worker")
 HUB, AUTH, SYS = "HUB", "AUTH", "SYS"
@@ -180,7 +180,7 @@ async def _publishes(address: Address, options: dict[str, object]) -> bool:
     try:
         async with asyncio.timeout(_SECONDS):
             await client.publish(_PROBE, b"")
-            await client.flush()
+            await flushed(client)
             return not errors and client.is_connected
     except (nats.errors.Error, OSError, TimeoutError):
         return False

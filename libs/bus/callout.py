@@ -1,0 +1,215 @@
+"""Auth callout (NATS ADR-26): the broker asks who may connect, we answer with a short, signed user JWT or a refusal.
+
+The mechanism only: what a certificate's name may do is decided by whoever makes the `Callout`. It listens in account
+AUTH, where nobody else is, and throws connections out through account SYS. While it is away nobody new gets in, which
+is the safe side; those who are in stay until their JWT ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+from cryptography import x509
+
+from libs import log
+from libs.bus import nkey
+from libs.bus.bus import Bus
+from libs.bus.connection import Tls
+from libs.bus.received import Received
+from libs.bus.server import HUB
+from libs.clock import new_id
+from libs.crypt.ca import spiffe_id
+from libs.crypt.signing import signed_by
+from libs.faults import Fault
+
+_log = log.get("libs.bus.callout")
+_SUBJECT = "$SYS.REQ.USER.AUTH"
+_AUDIENCE = "nats-authorization-request"
+_AT_ONCE = 32
+_DECIDE = 3.0  # seconds; the broker gives up after 5
+_CONNECTIONS = 1024  # a page of the broker's list
+
+
+class Refused(Exception):
+    """The one who knocks may not come in; the text is logged, not sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """What a connection may do, and nothing else.
+
+    Attributes:
+        name: whose it is, by which it can be kicked.
+        publish: subjects, wildcards allowed.
+        subscribe: subjects, wildcards allowed.
+    """
+
+    name: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+Decide = Callable[[str], Awaitable[Permissions]]
+
+
+class Callout:
+    """Answers the broker.
+
+    Args:
+        url: the broker's.
+        tls: our (certificate, key, CA) files.
+        seeds: folder with `callout.nk`, `system.nk` and `issuer.nk` of `libs.bus.server.Keys`.
+        decide: from the SPIFFE id of a verified certificate to its permissions; raises Refused or a Fault.
+        lifetime: how long a connection lasts before it is asked anew.
+    """
+
+    def __init__(self, url: str, tls: Tls, seeds: Path, decide: Decide, *, lifetime: timedelta = timedelta(minutes=15)) -> None:
+        self._url, self._tls, self._seeds = url, tls, seeds
+        self._issuer = nkey.load(seeds / "issuer.nk")
+        self._decide = decide
+        self._lifetime = int(lifetime.total_seconds())
+        self._servers: set[str] = set()
+
+    async def run(self) -> None:
+        """Answers until cancelled. Spawn it once per process; replicas share the questions."""
+        bus = await self._bus("callout")
+        slots = asyncio.Semaphore(_AT_ONCE)
+        try:
+            async with asyncio.TaskGroup() as answers:
+                async for received in bus.subscribe(_SUBJECT, queue="callout"):
+                    if not received.gap:
+                        await slots.acquire()
+                        task = answers.create_task(self._answer(bus, received), name="callout answer")
+                        task.add_done_callback(lambda _task: slots.release())
+        finally:
+            await bus.close()
+
+    async def kick(self, name: str) -> int:
+        """Ends the connections of a name; how many. They come back only if they are still let in."""
+        bus = await self._bus("system")
+        try:
+            return await self._kick(bus, name)
+        finally:
+            await bus.close()
+
+    async def _kick(self, bus: Bus, name: str) -> int:
+        kicked = 0
+        first = orjson.loads(await bus.request("$SYS.REQ.SERVER.PING", b""))
+        for server in self._servers | {first["server"]["id"]}:
+            offset = 0
+            while True:
+                query = {"auth": True, "acc": HUB, "limit": _CONNECTIONS, "offset": offset, "sort": "cid"}
+                try:
+                    reply = orjson.loads(await bus.request(f"$SYS.REQ.SERVER.{server}.CONNZ", orjson.dumps(query)))
+                except Fault:
+                    break  # a server that is gone holds no connections
+                connections = reply["data"].get("connections", [])
+                for connection in connections:
+                    if connection.get("authorized_user") == name:
+                        await bus.request(f"$SYS.REQ.SERVER.{server}.KICK", orjson.dumps({"cid": connection["cid"]}))
+                        kicked += 1
+                offset += len(connections)
+                if len(connections) < _CONNECTIONS:
+                    break
+        return kicked
+
+    async def _bus(self, user: str) -> Bus:
+        return await Bus.connect(self._url, name=user, tls=self._tls, nkey_seed_file=self._seeds / f"{user}.nk")
+
+    async def _answer(self, bus: Bus, received: Received) -> None:
+        try:
+            request = _request(received.data)
+        except (ValueError, KeyError, TypeError) as error:
+            _log.error("callout.malformed", error=repr(error))
+            return
+        self._servers.add(request["server_id"]["id"])
+        answer: dict[str, Any]
+        try:
+            async with asyncio.timeout(_DECIDE):
+                permissions = await self._decide(_name(request))
+            answer = {"jwt": self._user(request["user_nkey"], permissions)}
+            _log.info("callout.admitted", who=permissions.name, host=request["client_info"].get("host"))
+        except Exception as error:  # noqa: BLE001 -- whatever goes wrong, the answer is no
+            answer = {"error": "not authorised"}
+            _log.warning("callout.refused", host=request["client_info"].get("host"), reason=repr(error))
+        body = {
+            "sub": request["user_nkey"],
+            "aud": request["server_id"]["id"],
+            "nats": {"type": "authorization_response", "version": 2, **answer},
+        }
+        try:
+            await bus.reply(received, self._sign(body).encode())
+        except Fault as fault:
+            _log.warning("callout.unanswered", error=str(fault))
+
+    def _user(self, user_nkey: str, permissions: Permissions) -> str:
+        return self._sign(
+            {
+                "sub": user_nkey,
+                "aud": HUB,
+                "name": permissions.name,
+                "exp": int(time.time()) + self._lifetime,
+                "nats": {
+                    "type": "user",
+                    "version": 2,
+                    "pub": {"allow": list(permissions.publish)},
+                    "sub": {"allow": list(permissions.subscribe)},
+                    "subs": 64,
+                    "data": -1,
+                    "payload": 256 * 1024,
+                },
+            }
+        )
+
+    def _sign(self, claims: dict[str, Any]) -> str:
+        claims = {"jti": new_id().hex, "iat": int(time.time()), "iss": nkey.public(self._issuer), **claims}
+        signed = f"{_encode(orjson.dumps({'typ': 'JWT', 'alg': 'ed25519-nkey'}))}.{_encode(orjson.dumps(claims))}"
+        return f"{signed}.{_encode(self._issuer.sign(signed.encode()))}"
+
+
+def _request(token: bytes) -> dict[str, Any]:
+    """The broker's question, its signature checked."""
+    signed, _, signature = token.decode().rpartition(".")
+    claims = orjson.loads(_decode(signed.partition(".")[2]))
+    if claims["aud"] != _AUDIENCE or not claims["iss"].startswith("N"):
+        raise ValueError("not a question of a broker")
+    if not signed_by(_public(claims["iss"]), signed.encode(), _decode(signature)):
+        raise ValueError("the signature is wrong")
+    request: dict[str, Any] = claims["nats"]
+    return request
+
+
+def _name(request: dict[str, Any]) -> str:
+    """SPIFFE id of the client's certificate, which the broker has verified against the hub's CA."""
+    chains = (request.get("client_tls") or {}).get("verified_chains") or []
+    if not chains or not chains[0]:
+        raise Refused("no verified certificate")
+    name = spiffe_id(x509.load_pem_x509_certificate(chains[0][0].encode()))
+    if not name:
+        raise Refused("the certificate holds no name of ours")
+    return name
+
+
+def _public(text: str) -> bytes:
+    """Raw Ed25519 key of a NATS public key: one byte of kind, 32 of key, 2 of checksum."""
+    try:
+        return base64.b32decode(text + "=" * (-len(text) % 8))[1:33]
+    except binascii.Error as error:
+        raise ValueError("not a NATS key") from error
+
+
+def _encode(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

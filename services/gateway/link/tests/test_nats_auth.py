@@ -1,0 +1,233 @@
+"""The broker lets an agent do what its certificate says, and nobody else anything; against a real nats-server."""
+
+import asyncio
+import dataclasses
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import nats.errors
+import pytest
+
+from deploy.local import part as parts
+from deploy.local.part import Part, until_open
+from deploy.local.process import Command
+from deploy.local.programs import find
+from kubegems.agent.v1.events_pb2 import ObservedChange
+from libs.bus import Bus, streams, subjects
+from libs.bus.connection import Address, client_context, connect_once, flushed
+from libs.bus.server import Keys, ServerConfig, prove_closed, render
+from libs.faults import Unavailable
+from services.gateway.link.nats_auth import NatsAuth, permissions
+
+
+@dataclasses.dataclass
+class House:
+    """A broker, its keys, and the gateway's answers."""
+
+    url: str
+    keys: Keys
+    gateway: tuple[Path, Path, Path]
+    ca: Any
+    folder: Path
+    revoked: set[str]
+    auth: NatsAuth
+
+    def tls(self, uri: str) -> tuple[Path, Path, Path]:
+        """A certificate with a name of one's choice."""
+        name = uuid.uuid4().hex
+        self.ca.issue(name, now=datetime.now(UTC), lifetime=timedelta(hours=1), uri=uri).write(self.folder, name)
+        return self.folder / f"{name}.crt", self.folder / f"{name}.key", self.gateway[2]
+
+    def agent_tls(self, uid: str) -> tuple[Path, Path, Path]:
+        return self.tls(f"spiffe://kubegems/cluster/{uid}")
+
+    async def agent(self, uid: str) -> Bus:
+        return await Bus.connect(self.url, name=f"agent-{uid}", tls=self.agent_tls(uid), inbox_prefix=subjects.inbox(uid))
+
+    async def hub(self) -> Bus:
+        return await Bus.connect(self.url, name="gateway", tls=self.gateway, nkey_seed_file=self.keys.seed_file("gateway"))
+
+
+@pytest.fixture(scope="module")
+async def house(tmp_path_factory: Any, hub_certificates: Any, free_ports: Any) -> AsyncIterator[House]:
+    """A broker of one's own with the rendered configuration, and the callout at work."""
+    folder = tmp_path_factory.mktemp("nats-auth")
+    port = free_ports.take("nats-auth")
+    keys = Keys.ensure(folder / "keys")
+
+    def tls(name: str) -> tuple[Path, Path, Path]:
+        return hub_certificates.certificate(name), hub_certificates.key(name), hub_certificates.ca
+
+    (folder / "nats.conf").write_text(render(ServerConfig(port, folder / "store", tls("nats"), keys)))
+    url = f"tls://127.0.0.1:{port}"
+
+    def command() -> Command:
+        return Command((find("nats-server"), "-c", str(folder / "nats.conf")), folder / "nats.log")
+
+    revoked: set[str] = set()
+
+    async def allowed(uid: str) -> bool:
+        return uid not in revoked
+
+    async with parts.running(Part("nats", command, lambda: until_open(port))):
+        auth = NatsAuth(url, tls("gateway"), keys.folder, allowed)
+        answering = asyncio.create_task(auth.run(), name="callout")
+        found = House(url, keys, tls("gateway"), hub_certificates.authority, folder / "agents", revoked, auth)
+        yield found
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+
+
+@dataclasses.dataclass
+class Client:
+    """A bare client and what the broker complained about."""
+
+    nats: Any
+    complaints: list[str]
+
+    async def refused(self, act: Any) -> bool:
+        """Whether an act draws a permission complaint; the flush behind it proves that it was judged."""
+        before = len(self.complaints)
+        await act
+        await flushed(self.nats)
+        return any("ermissions" in complaint for complaint in self.complaints[before:])
+
+
+@pytest.fixture
+async def agent(house: House) -> AsyncIterator[Client]:
+    """The agent of cluster `mine`, without our client's manners."""
+    complaints: list[str] = []
+
+    async def error(found: Exception) -> None:
+        complaints.append(str(found))
+
+    address = Address(house.url, "agent", house.agent_tls("mine"), None, subjects.inbox("mine"))
+    client = await connect_once(address, error_cb=error)
+    yield Client(client, complaints)
+    await client.close()
+
+
+async def test_agent_publishes_its_own_and_gets_the_ack(house: House) -> None:
+    """An agent's change is stored in its cluster's stream, and the hub reads it there."""
+    hub, agent = await house.hub(), await house.agent("mine")
+    await hub.ensure_stream(streams.cluster("mine"))
+    subject = subjects.observed("mine", "apps", "v1", "deployments", "ns")
+    assert await agent.publish(subject, ObservedChange(epoch="e", counter=1), id="e.1") == 1
+    async with asyncio.timeout(10):
+        async for received in hub.follow("CLUSTER_mine", after=0):
+            assert received.parse(ObservedChange).epoch == "e"
+            break
+    await agent.close()
+    await hub.close()
+
+
+async def test_agent_hears_its_hints(house: House) -> None:
+    """An agent hears what is meant for it."""
+    hub, agent = await house.hub(), await house.agent("mine")
+    heard = agent.subscribe(subjects.desired("mine"))
+    async with asyncio.timeout(10):
+        assert (await anext(heard)).gap
+        await hub.hint(subjects.desired("mine"), ObservedChange(epoch="now"))
+        assert (await anext(heard)).parse(ObservedChange).epoch == "now"
+    await heard.aclose()
+    await agent.close()
+    await hub.close()
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "gems.cluster.other.core.v1.pods.ns", "gems.cluster", "gems.platform.tenancy.tenant-created", "gems.desired.mine",
+        "gems.jobs.default", "$JS.API.STREAM.DELETE.CLUSTER_mine", "$JS.API.STREAM.LIST", "$JS.API.CONSUMER.CREATE.PLATFORM",
+        "$SYS.REQ.USER.AUTH", "$SYS.REQ.SERVER.PING", "$JS.ACK.PLATFORM.x.1.1.1.1.1", "_INBOX_other.x", "_INBOX.x",
+    ],
+)  # fmt: skip
+async def test_agent_publishes_nothing_else(agent: Client, subject: str) -> None:
+    """Another cluster's, the platform's and the broker's own subjects are refused."""
+    assert await agent.refused(agent.nats.publish(subject, b"x"))
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        ">", "gems.>", "gems.cluster.mine.>", "gems.cluster.other.>", "gems.desired.other", "gems.desired.*", "gems.interest.>",
+        "gems.platform.>", "_INBOX.>", "_INBOX_other.>", "$SYS.>", "$JS.>", "*",
+    ],
+)  # fmt: skip
+async def test_agent_hears_nothing_else(agent: Client, subject: str) -> None:
+    """Wildcards, other clusters' hints and inboxes, and the platform's events are refused."""
+
+    async def subscribe() -> None:
+        await agent.nats.subscribe(subject)
+
+    assert await agent.refused(subscribe())
+
+
+async def test_the_same_acts_pass_where_they_are_allowed(agent: Client) -> None:
+    """The check above can tell: an agent's own subjects draw no complaint."""
+    assert not await agent.refused(agent.nats.publish("gems.cluster.mine.core.v1.pods.ns", b"x"))
+    for subject in permissions("mine").subscribe:
+
+        async def subscribe(subject: str = subject) -> None:
+            await agent.nats.subscribe(subject)
+
+        assert not await agent.refused(subscribe())
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "", "spiffe://kubegems/cluster/", "spiffe://kubegems/cluster/a.b", "spiffe://kubegems/cluster/*", "spiffe://kubegems/cluster/%3E",
+        "spiffe://kubegems/hub/gateway", "spiffe://other/cluster/mine", "spiffe://kubegems/cluster/mine/x",
+    ],
+)  # fmt: skip
+async def test_other_certificates_are_refused(house: House, uri: str) -> None:
+    """A certificate of the hub's CA without an agent's plain name opens nothing; a hub service's needs its key."""
+    with pytest.raises(nats.errors.Error):
+        await connect_once(Address(house.url, "x", house.tls(uri)), error_cb=_quiet)
+
+
+async def test_strangers_are_refused(house: House, tmp_path: Path) -> None:
+    """No certificate, or one of another CA, does not get through TLS; the platform's own check agrees."""
+    from libs.crypt.ca import Authority  # noqa: PLC0415 -- for the stranger alone
+
+    stranger, _ = Authority.create("stranger", now=datetime.now(UTC))
+    stranger.issue("x", now=datetime.now(UTC), lifetime=timedelta(hours=1), uri="spiffe://kubegems/cluster/mine").write(tmp_path, "x")
+    own = client_context(tmp_path / "x.crt", tmp_path / "x.key", house.gateway[2])
+    for context in (own, client_context(None, None, house.gateway[2])):
+        with pytest.raises((nats.errors.Error, OSError, TimeoutError)):
+            await connect_once(Address(house.url, "x"), tls=context, error_cb=_quiet)
+    await prove_closed(house.url, house.gateway)
+
+
+async def test_anothers_key_is_refused(house: House, tmp_path: Path) -> None:
+    """An agent's certificate with a key that the broker does not know is refused, user and password too."""
+    Keys.ensure(tmp_path)
+    with pytest.raises(nats.errors.Error):
+        await connect_once(Address(house.url, "x", house.tls("spiffe://kubegems/hub/worker"), tmp_path / "worker.nk"), error_cb=_quiet)
+    with pytest.raises(nats.errors.Error):
+        await connect_once(Address(house.url, "x", house.tls("")), user="gateway", password="gateway", error_cb=_quiet)
+
+
+async def test_revoked_cluster_is_kicked_and_stays_out(house: House, eventually: Any) -> None:
+    """After revocation the connection ends within moments and does not come back; another cluster's goes on."""
+    victim, bystander = await house.agent("victim"), await house.agent("bystander")
+    assert victim.connected
+    house.revoked.add("victim")
+    assert await house.auth.revoke("victim") == 1
+    await eventually(lambda: not victim.connected, within=2, what="kicked")
+    with pytest.raises(Unavailable):
+        await victim.publish("gems.cluster.victim.core.v1.pods.ns", ObservedChange(), timeout=1.0)
+    assert not victim.connected
+    assert bystander.connected
+    house.revoked.discard("victim")
+    await eventually(lambda: victim.connected, within=10, what="let in again")
+    await victim.close()
+    await bystander.close()
+
+
+async def _quiet(_error: Exception) -> None:
+    """The refusal is what the test looks at."""

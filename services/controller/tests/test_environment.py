@@ -6,15 +6,19 @@ from typing import Any
 
 import pytest
 
-from libs.faults import NotFound
+from libs.faults import NotFound, PermissionDenied
+from libs.kube import KubeClient, Principal
 from libs.kube.resources import (
     ENVIRONMENTS,
     EVENTS,
     LIMIT_RANGES,
     NAMESPACES,
     NETWORK_POLICIES,
+    NODES,
+    PODS,
     RESOURCE_QUOTAS,
     ROLE_BINDINGS,
+    SECRETS,
     TENANT_NETWORK_POLICIES,
     TENANT_RESOURCE_QUOTAS,
     TENANTS,
@@ -181,3 +185,23 @@ async def test_another_tenants_namespace_is_never_taken(story: Story) -> None:
     assert "globex" in found["message"]
     assert (await story.conditions(name))["Ready"]["status"] == "False"
     assert (await story.kube.get(NAMESPACES, name))["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
+
+
+async def test_ready_means_that_members_can_work_through_the_agent(story: Story, cluster: Any) -> None:
+    """The agent's own account, acting as an operator and as a reader: their rights here, none elsewhere, no forged group."""
+    await story.begin()
+    name = await story.environment()
+    await story.ready(name)
+    path = f"{story.tenant}/shop/dev"
+    operator = Principal("gems:user:dev", "uid-1", (f"gems:environment:{path}:operator",), {"gems.kubegems.io/session": ("s1",)})
+    reader = Principal("gems:user:eve", "uid-2", (f"gems:environment:{path}:reader",))
+    async with await KubeClient.from_kubeconfig(await cluster.service_account_kubeconfig("gems-agent")) as agent:
+        await agent.create(SECRETS, {"metadata": {"name": "s"}, "stringData": {"a": "b"}}, name, impersonate=operator)
+        await agent.page(PODS, name, impersonate=reader)
+        for who, resource, namespace in ((reader, SECRETS, name), (operator, PODS, "default"), (operator, NODES, None)):
+            with pytest.raises(PermissionDenied, match=f"gems:user:{'eve' if who is reader else 'dev'}"):
+                await agent.page(resource, namespace, impersonate=who)
+        with pytest.raises(PermissionDenied, match="gems-agent"):
+            await agent.page(PODS, name, impersonate=Principal("gems:user:dev", groups=("gems:tenant:nobody:admin",)))
+        with pytest.raises(PermissionDenied, match="gems-agent"):
+            await agent.page(SECRETS, name)

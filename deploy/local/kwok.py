@@ -20,6 +20,7 @@ from deploy.local.part import Part
 from deploy.local.process import Command
 from libs.crypt import ca
 
+POD_CIDR = "10.244.0.0/16"
 _HERE = Path(__file__).with_name("nodes")
 _EXEC_UID = 61_543  # nothing on a machine belongs to it
 _NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
@@ -112,7 +113,7 @@ class Kwok:
     def _flags(self, kubeconfig: str, config: str, certificate: str, key: str) -> tuple[str, ...]:
         return (
             *(f"--kubeconfig={kubeconfig}", f"--config={config}", f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"),
-            *("--manage-all-nodes", "--cidr=10.244.0.0/16", "--node-ip=127.0.0.1", f"--node-port={self._port}"),
+            *("--manage-all-nodes", f"--cidr={POD_CIDR}", "--node-ip=127.0.0.1", f"--node-port={self._port}"),
             *(f"--server-address=127.0.0.1:{self._port}", "--node-lease-duration-seconds=40"),
         )
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from deploy.local import build, health, services
+from deploy.local import build, health, kwok, services
 from deploy.local.control import ControlPlane
 from deploy.local.hub import Hub, SignInRefused
 from deploy.local.hubparts import HubParts
@@ -46,15 +46,15 @@ class MemberParts:
         if self._options.kubeconfig is None:
             plane = ControlPlane(self._layout.cluster, self._layout.logs, self._ports, durable=self._options.durable)
             hidden = (self._layout.root, Path.home(), Path("/tmp"))  # noqa: S108 -- what typed commands must not see
-            kwok = Kwok(self._layout.root / "kwok", self._layout.logs / "kwok.log", plane, self._ports.take("kwok"), hidden=hidden)
+            nodes = Kwok(self._layout.root / "kwok", self._layout.logs / "kwok.log", plane, self._ports.take("kwok"), hidden=hidden)
             plane.binary = await build.binary(build.CONTROL_PLANE, self._say)
             await plane.prepare()
             etcd, apiserver, rest = plane.parts()
             await supervisor.start(etcd)
             await supervisor.start(apiserver)
-            kwok.binary = await build.binary(build.NODES, self._say)
-            await supervisor.start(*rest, kwok.part())
-            if not kwok.exec_works:
+            nodes.binary = await build.binary(build.NODES, self._say)
+            await supervisor.start(*rest, nodes.part())
+            if not nodes.exec_works:
                 self._say("this machine allows no namespaces, so `kubectl exec` into simulated pods is off")
         self.member = Member(self.kubeconfig, self._layout.cluster)
         await self.member.install()
@@ -99,6 +99,7 @@ class MemberParts:
             "nats_address": hub.nats_url.rsplit("//", 1)[-1],
             "ca_hash": hub.certificates.authority.fingerprint,
             "kubeconfig_file": kubeconfig,
+            "pod_cidrs": kwok.POD_CIDR if self._options.kubeconfig is None else "",
             "grpc_port": port,
             "metrics_port": take(f"{name}-metrics"),
             "grpc_address": f"127.0.0.1:{port}",

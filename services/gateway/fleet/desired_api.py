@@ -99,7 +99,7 @@ async def _keep(tx: Tx, uid: UUID, request: wire.ReportStatusRequest, reported: 
     """Keeps the statuses and tells of environments whose state is another than before."""
     present = [obj for obj in reported if obj.state != _State.REMOVED]
     before = await statuses.states(tx, uid)
-    await statuses.keep(tx, uid, present, now)
+    await statuses.keep(tx, uid, present, now, full=request.full)
     if request.full:
         await statuses.forget_others(tx, uid, [(obj.kind, obj.name) for obj in present])
     else:

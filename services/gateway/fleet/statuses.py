@@ -13,16 +13,17 @@ from libs.pg import Tx
 ObjectStatus = desired_state_service_pb2.ObjectStatus
 
 
-async def keep(tx: Tx, cluster_uid: UUID, objects: Iterable[ObjectStatus], now: datetime) -> None:
-    """Keeps what was reported, unless something newer is kept already."""
+async def keep(tx: Tx, cluster_uid: UUID, objects: Iterable[ObjectStatus], now: datetime, *, full: bool) -> None:
+    """Keeps what was reported, unless something newer is kept already; a full report is the truth in any case."""
     await tx.many(
         "INSERT INTO fleet.statuses AS s"
         " (cluster_uid, kind, name, uid, generation, state, reason, message, conditions, used, hard, reported)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (cluster_uid, kind, name) DO UPDATE SET"
         " uid = excluded.uid, generation = excluded.generation, state = excluded.state, reason = excluded.reason,"
         " message = excluded.message, conditions = excluded.conditions, used = excluded.used, hard = excluded.hard,"
-        " reported = excluded.reported WHERE s.uid <> excluded.uid OR s.generation <= excluded.generation",
-        [_row(cluster_uid, obj, now) for obj in objects],
+        " reported = excluded.reported WHERE s.uid <> excluded.uid OR s.generation <= excluded.generation"
+        " OR excluded.state = 'REMOVING' OR $13",
+        [(*_row(cluster_uid, obj, now), full) for obj in objects],
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from kubegems.tenancy.v1 import environment_pb2, environment_service_pb2
 from libs import clock, pg
-from libs.faults import AlreadyExists, Invalid, Precondition
+from libs.faults import Invalid, NotFound, Precondition
 from libs.pg import Record, Tx
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
@@ -49,7 +50,7 @@ class EnvironmentService:
         key = {"uid": clock.new_id(), "tenant": tenant, "project": project, "name": request.environment_id}
         if await environments_store.named(tx, tenant, project, request.environment_id):
             raise missing.taken(names.environment(tenant, project, request.environment_id))
-        cluster_uid = await clusters_store.hold(tx, *names.parts(asked.cluster))
+        cluster_uid = await _cluster(tx, asked.cluster)
         env = {**fields, **key, "cluster_uid": cluster_uid}
         env["quota"] = await _fitting(tx, call, env, asked.cluster)
         await _insert(tx, env, asked.namespace)
@@ -114,12 +115,25 @@ class EnvironmentService:
 _ALL = FieldMask()  # of a Create: whatever is set
 
 
+async def _cluster(tx: Tx, name: str) -> UUID:
+    """The cluster's uid; the cluster stays until the transaction ends."""
+    try:
+        return await clusters_store.hold(tx, *names.parts(name))
+    except NotFound as error:
+        raise _no_cluster(name) from error
+
+
+def _no_cluster(name: str) -> Invalid:
+    """The fault for a cluster that is not there, or where the caller's tenants may not be."""
+    return Invalid.one("environment.cluster", f"{name} does not exist")
+
+
 async def _fitting(tx: Tx, call: Call, env: dict[str, Any], cluster: str) -> dict[str, str]:
     """The quota, completed, once it fits what is left of the tenant's; the tenant's quota stays locked."""
     held = await quotas_store.lock(tx, env["tenant"], env["cluster_uid"])
     if held is None:
         if not call.caller.allows("fleet.clusters.get", cluster):
-            raise clusters_store.missing(cluster.removeprefix("clusters/"))
+            raise _no_cluster(cluster)
         raise NoQuota(f"tenants/{env['tenant']} has no quota on {cluster}", {"tenant": f"tenants/{env['tenant']}", "cluster": cluster})
     asked = quotas.complete(held["hard"], env["quota"])
     others = await environments_store.quotas(tx, env["tenant"], env["cluster_uid"], without=env["uid"])
@@ -135,7 +149,7 @@ async def _insert(tx: Tx, env: dict[str, Any], namespace: str) -> None:
             return
         if await environments_store.named(tx, env["tenant"], env["project"], env["name"]):
             raise missing.taken(names.environment(env["tenant"], env["project"], env["name"]))
-    raise AlreadyExists(f"environment.namespace: {env['namespace']} is taken on the cluster", {"namespace": env["namespace"]})
+    raise Invalid.one("environment.namespace", f"{env['namespace']} is another environment's on the cluster, or was burnt; choose another")
 
 
 def _namespaces(env: dict[str, Any], namespace: str) -> Iterable[str]:

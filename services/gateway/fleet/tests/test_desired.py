@@ -129,7 +129,7 @@ async def test_concurrent_writers_never_share_a_generation(house: House) -> None
 
 
 async def test_an_older_report_does_not_overwrite_a_newer_one(house: House) -> None:
-    """Statuses speak of a generation; what is late is ignored."""
+    """Statuses speak of a generation; what is late is ignored, unless it is the whole picture."""
     _, uid = await house.cluster()
     ref = _ref("a")
     await _put(house, uid, ref)
@@ -139,6 +139,9 @@ async def test_an_older_report_does_not_overwrite_a_newer_one(house: House) -> N
     await house.report(uid, old)
     (row,) = await house.sql("SELECT state FROM fleet.statuses WHERE cluster_uid = $1", UUID(uid))
     assert row["state"] == "READY"
+    await house.report(uid, old, full=True)
+    (row,) = await house.sql("SELECT state FROM fleet.statuses WHERE cluster_uid = $1", UUID(uid))
+    assert row["state"] == "FAILED"
     await house.report(uid, full=True)
     assert not await house.sql("SELECT 1 FROM fleet.statuses WHERE cluster_uid = $1", UUID(uid))
 

@@ -36,7 +36,7 @@ def _hold_up(env: Row, *, removing: bool) -> Condition:
         return {"reason": "ClusterOffline", "message": _offline(env)}
     if env["confirmation_needed"]:
         return {"reason": "ConfirmationNeeded", "message": f"cluster {env['cluster']} waits for a human: {env['confirmation_needed']}"}
-    if removing and env["reported_state"] == "REMOVING":
+    if removing and env["reported_state"] in ("REMOVING", "FAILED"):
         return {"reason": env["reason"] or "Removing", "message": env["message"] or f"cluster {env['cluster']} is removing it"}
     what = "confirmed the removal" if removing else "reported on the last change"
     return {"reason": "WaitingForCluster", "message": f"cluster {env['cluster']} has not yet {what}"}

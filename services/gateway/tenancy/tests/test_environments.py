@@ -101,18 +101,18 @@ async def test_bad_input_changes_nothing(house: House) -> None:
         await house.environment(tenant, cluster, "two", project="none")
     assert found.fault is not None
     assert found.fault.metadata["resource_name"] == f"tenants/{tenant}/projects/none"
-    with refused("NOT_FOUND", "clusters/none"):
+    with refused("INVALID_ARGUMENT", "environment.cluster", "clusters/none does not exist"):
         await house.environment(tenant, "none", "two")
     with refused("NO_QUOTA"):
         await house.environment(tenant, other, "two")
-    with refused("NOT_FOUND", f"clusters/{other} does not exist"):
+    with refused("INVALID_ARGUMENT", "environment.cluster", f"clusters/{other} does not exist"):
         await house.environment(tenant, other, "two", user=user)
     for namespace in ("default", "kube-system", "kubegems-system", "gems-x", "other-ns"):
         with refused("INVALID_ARGUMENT", "environment.namespace", namespace):
             await house.environment(tenant, cluster, "two", namespace=namespace, user=user)
     with refused("INVALID_ARGUMENT", "environment.namespace"):
         await house.environment(tenant, cluster, "two", namespace="kube-public")
-    with refused("ALREADY_EXISTS", "environment.namespace"):
+    with refused("INVALID_ARGUMENT", "environment.namespace", "another environment's"):
         await house.environment(tenant, cluster, "two", namespace=env.namespace)
     with refused("PERMISSION_DENIED", "adopt_namespace"):
         await house.environment(tenant, cluster, "two", adopt_namespace=True, user=user)

@@ -24,6 +24,7 @@ from services.gateway.tenancy.domain import names
 MOST_BYTES = 16 * 1024 * 1024
 COUNT_SECONDS = 30.0
 _COUNT = inventory_service_pb2.DESCRIPTOR.services_by_name["InventoryService"].methods_by_name["GetInventory"]
+_ENVIRONMENT = "tenants/{tenant}/projects/{project}/environments/{environment}"
 _INVENTORY = ServicePrincipal("gems:service:inventory")
 
 
@@ -70,7 +71,7 @@ class ClusterAccessService:
 
     async def LocateEnvironment(self, request: wire.LocateEnvironmentRequest, call: Call) -> wire.LocateEnvironmentResponse:
         """Where an environment runs; NotFound."""
-        tenant, project, environment = (*names.parts(request.environment), "", "", "")[:3]
+        tenant, project, environment = names.given(request.environment, "environment", _ENVIRONMENT)
         row = await environments_store.get(await pg.tx(call), tenant, project, environment)
         return wire.LocateEnvironmentResponse(cluster=f"clusters/{row['cluster']}", namespace=row["namespace"])
 

@@ -94,7 +94,7 @@ class ClusterService:
     async def UpdateCluster(self, request: cluster_service_pb2.UpdateClusterRequest, call: Call) -> cluster_pb2.Cluster:
         """Changes the display name; NotFound, Stale."""
         changed = masks.paths(request.cluster, request.update_mask, known=("display_name",))
-        (cluster,) = names.parts(request.cluster.name)
+        (cluster,) = names.given(request.cluster.name, "cluster.name", "clusters/{cluster}")
         tx = await pg.tx(call)
         uid = await clusters_store.hold(tx, cluster, exclusively=True)
         row = await clusters_store.get(tx, cluster)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from libs import log
 from libs.faults import Fault
@@ -18,8 +19,18 @@ from services.gateway.fleet.desired import CHANNEL
 
 _log = log.get("services.gateway.fleet")
 _EVERY = 3.0  # seconds between looks for clusters that lag
+_LONGEST = 60.0  # seconds between hints of one generation: an agent that cannot apply it has a back-off of its own
 
 Send = Callable[[str, int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lag:
+    """A generation that an agent has not applied: when it is hinted again, and how long to wait after that."""
+
+    generation: int
+    due: float
+    delay: float
 
 
 class Hints:
@@ -36,6 +47,7 @@ class Hints:
         self._every = every
         self._due: dict[str, tuple[int, str]] = {}
         self._woken = asyncio.Event()
+        self._lagging: dict[str, _Lag] = {}
 
     async def run(self) -> None:
         """Sends for ever; give it to a life."""
@@ -66,8 +78,17 @@ class Hints:
         except Fault as fault:
             _log.warning("hints.not_read", problem=str(fault))
             return
+        now, before = asyncio.get_running_loop().time(), self._lagging
+        self._lagging = {}
         for row in rows:
-            self._due.setdefault(str(row["cluster_uid"]), (row["generation"], ""))
+            uid, generation = str(row["cluster_uid"]), int(row["generation"])
+            lag = before.get(uid)
+            if lag is None or lag.generation != generation:
+                lag = _Lag(generation, now, self._every)
+            if now >= lag.due:
+                self._due.setdefault(uid, (generation, ""))
+                lag = _Lag(generation, now + lag.delay, min(lag.delay * 2, _LONGEST))
+            self._lagging[uid] = lag
 
     async def _send_due(self) -> None:
         self._woken.clear()

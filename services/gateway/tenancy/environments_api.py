@@ -84,7 +84,7 @@ class EnvironmentService:
         """Changes an environment; NotFound, Stale, Invalid, QuotaExceeded, PermissionDenied."""
         asked = request.environment
         changed = masks.paths(asked, request.update_mask, known=given.KNOWN)
-        tenant, project, environment = names.parts(asked.name)
+        tenant, project, environment = names.given(asked.name, "environment.name", _PATTERN)
         tx = await pg.tx(call)
         row = await environments_store.get(tx, tenant, project, environment, lock=True)
         pg.check_etag(asked.etag, row["version"])
@@ -112,6 +112,7 @@ class EnvironmentService:
         return _message(call, row)
 
 
+_PATTERN = "tenants/{tenant}/projects/{project}/environments/{environment}"
 _ALL = FieldMask()  # of a Create: whatever is set
 
 

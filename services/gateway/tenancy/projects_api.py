@@ -64,7 +64,7 @@ class ProjectService:
     async def UpdateProject(self, request: project_service_pb2.UpdateProjectRequest, call: Call) -> project_pb2.Project:
         """Changes a project; NotFound, Stale, Invalid."""
         changed = masks.paths(request.project, request.update_mask, known=_FIELDS)
-        tenant, project = names.parts(request.project.name)
+        tenant, project = names.given(request.project.name, "project.name", "tenants/{tenant}/projects/{project}")
         tx = await pg.tx(call)
         row = await projects_store.get(tx, tenant, project, lock="FOR UPDATE")
         pg.check_etag(request.project.etag, row["version"])

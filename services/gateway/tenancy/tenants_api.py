@@ -57,7 +57,7 @@ class TenantService:
     async def UpdateTenant(self, request: tenant_service_pb2.UpdateTenantRequest, call: Call) -> tenant_pb2.Tenant:
         """Changes a tenant; NotFound, Stale, Invalid."""
         changed = masks.paths(request.tenant, request.update_mask, known=_FIELDS)
-        (tenant,) = names.parts(request.tenant.name)
+        (tenant,) = names.given(request.tenant.name, "tenant.name", "tenants/{tenant}")
         tx = await pg.tx(call)
         row = await tenants_store.get(tx, tenant, lock="FOR UPDATE")
         pg.check_etag(request.tenant.etag, row["version"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -51,6 +53,28 @@ async def test_a_token_gives_a_certificate_of_its_cluster(house: House) -> None:
     assert (reply.cluster, reply.cluster_uid, reply.tunnel_address) == (cluster, uid, "hub:8447")
     assert await Certificates(house.database).allowed(uid, serial(found))
     assert not await Certificates(house.database).allowed(uid, "abc")
+
+
+async def test_the_command_runs_an_agent_with_settings_that_it_knows(house: House, tmp_path: Path) -> None:
+    """A shell runs it as it stands: the token lands in a 0600 file, and each variable is a setting of the agent."""
+    cluster, _ = await house.cluster(online=False)
+    made = await _token(house, cluster)
+    shim = tmp_path / "bin/python"
+    shim.parent.mkdir()
+    shim.write_text('#!/bin/sh\necho "$@"\nenv | grep ^KUBEGEMS_AGENT_\n')
+    shim.chmod(0o755)
+    environment = {"PATH": f"{shim.parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec("/bin/sh", "-c", made.command, env=environment, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(20):
+        output, _ = await process.communicate()
+    first, *variables = output.decode().splitlines()
+    assert first == "-m services.agent"
+    settings = dict(line.removeprefix("KUBEGEMS_AGENT_").split("=", 1) for line in variables)
+    known = (Path(__file__).parents[3] / "agent/config.py").read_text()
+    assert all(f"    {name.lower()}: " in known for name in settings), settings
+    token = Path(settings["JOIN_TOKEN_FILE"])
+    assert (token.read_text(), token.stat().st_mode & 0o777) == (made.token, 0o600)
+    assert settings["CA_HASH"] == house.ca.fingerprint
 
 
 async def test_the_secret_is_kept_as_a_hash_only(house: House) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from libs.faults import Invalid
+
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?")
 ANY = "-"
 
@@ -33,6 +35,14 @@ def scope(tenant_: str, project_: str = "", environment_: str = "") -> str:
     if environment_:
         return environment(tenant_, project_, environment_)
     return project(tenant_, project_) if project_ else tenant(tenant_)
+
+
+def given(name: str, field: str, pattern: str) -> list[str]:
+    """The ids in a name that a caller gave in a field; Invalid unless it is like the pattern, such as `tenants/{tenant}`."""
+    collections, segments = pattern.split("/")[::2], name.split("/")
+    if segments[::2] != collections or len(segments) != 2 * len(collections) or not all(segments):
+        raise Invalid.one(field, f"{name!r} is not like {pattern}")
+    return segments[1::2]
 
 
 def parts(name: str) -> list[str]:

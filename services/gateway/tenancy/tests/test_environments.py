@@ -138,6 +138,8 @@ async def test_bad_input_changes_nothing(house: House) -> None:
         await _update(house, Env(name=env.name, namespace=f"{tenant}-else"), "namespace")
     with refused("INVALID_ARGUMENT", "update_mask"):
         await _update(house, Env(name=env.name), "state")
+    with refused("INVALID_ARGUMENT", "environment.name"):
+        await _update(house, Env(description="x"))
     with refused("QUOTA_EXCEEDED"):
         await _update(house, Env(name=env.name, quota={"limits.cpu": "21"}))
     with refused("ABORTED"):

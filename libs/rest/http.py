@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 from aiohttp import web
@@ -15,6 +15,7 @@ from libs.rest.api import SSE, Answer, Api, Request
 from libs.rest.errors import HttpFault
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Document = Callable[[], Awaitable[tuple[int, Mapping[str, str], bytes]]]
 MAX_BODY = 4 * 1024 * 1024
 _MAX_LINE = 16 * 1024
 _MAX_FIELD = 16 * 1024
@@ -44,6 +45,15 @@ class HttpServer:
     def add_raw_route(self, path: str, handler: Handler, method: str = "*") -> None:
         """Mounts an aiohttp handler, such as at `/k8s/clusters/{name}/{tail:.*}`; it owns request and answer entirely."""
         self._app.router.add_route(method, path, handler)
+
+    def add_document(self, path: str, produce: Document) -> None:
+        """Serves a small JSON document to everyone who asks by GET, such as a probe."""
+
+        async def handle(_request: web.Request) -> web.StreamResponse:
+            status, headers, body = await produce()
+            return _response(Answer(status, "application/json", body, dict(headers)))
+
+        self._app.router.add_get(path, handle)
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Listens and returns the port; without TLS for tests on loopback only. OSError when it is taken."""

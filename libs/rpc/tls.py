@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,11 @@ from pathlib import Path
 from typing import cast
 
 import grpc
+
+from libs import log
+
+_LOOK_SECONDS = 30.0
+_log = log.get("libs.rpc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,20 @@ class Tls:
         context.set_alpn_protocols(["http/1.1"])
         context.load_cert_chain(self.certificate_file, self.key_file)
         return context
+
+    async def keep_fresh(self, *contexts: ssl.SSLContext) -> None:
+        """Loads renewed files into contexts of servers, within a minute, until cancelled."""
+        seen = self._stamp()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                stamp = self._stamp()
+                if stamp != seen:
+                    for context in contexts:
+                        context.load_cert_chain(self.certificate_file, self.key_file)
+                    seen = stamp
+            except (OSError, ssl.SSLError) as error:  # half written; the next look finds it whole
+                _log.warning("tls.not_renewed", error=repr(error))
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         # the chain ends with the CA itself: an agent that joins knows only that certificate's hash (decisions.md 14)

@@ -1,0 +1,126 @@
+"""Builds the gateway, in order: what domains stand on, the domains, the listeners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from libs import rpc
+from libs.audit import Auditor, PgUnits
+from libs.bus import Bus
+from libs.clock import SystemClock
+from libs.crypt.box import Box
+from libs.crypt.ca import Authority
+from libs.pg import Database
+from libs.pg.paging import Pages
+from libs.rest import Api, HttpServer
+from libs.rpc import Pipeline, Server, metrics
+from libs.rpc.call import Method
+from libs.run import Life
+from libs.tunnel.tcp import server_tls
+from services.gateway import wiring
+from services.gateway.broker import Streams
+from services.gateway.config import Config
+from services.gateway.edge.buckets import Rate
+from services.gateway.edge.limits import Limits
+from services.gateway.edge.probes import Probes
+from services.gateway.identity.app import Identity
+from services.gateway.identity.keys import jwks
+from services.gateway.link.kubernetes_edge import KubernetesEdge
+from services.gateway.link.links import Links
+from services.gateway.wiring import Base
+
+
+async def start(config: Config, life: Life) -> None:
+    """Starts the gateway; returns when every listener serves."""
+    host, port = _split(config.metrics_address)
+    life.stack.callback(metrics.serve(host, port))
+    base = await _base(config, life)
+    await wiring.migrated(base.database)
+    life.spawn("auditor", base.auditor.run())
+    life.stack.push_async_callback(base.auditor.close)
+    identity = await wiring.identity(base)
+    streams = Streams(base.bus, base.database)
+    links = await wiring.links(base, streams)
+    nats = wiring.nats_auth(base)
+    methods = [
+        *wiring.identity_methods(identity),
+        *wiring.tenancy_methods(base),
+        *wiring.audit_methods(base),
+        *wiring.fleet_methods(base, identity, links, nats),
+        *wiring.forwarded_methods(base, identity),
+    ]
+    edge = wiring.kubernetes_edge(base, identity, links)
+    for name, work in (
+        ("nats auth", nats.run()),
+        ("streams", streams.run()),
+        ("relay", wiring.relay(base).run()),
+        ("hints", wiring.hints(base).run()),
+        ("kubernetes edge", edge.run()),
+    ):
+        life.spawn(name, work)
+    await _listen(base, identity, methods, links, edge)
+
+
+async def _base(config: Config, life: Life) -> Base:
+    clock = SystemClock()
+    dsn = config.database_url_file.read_text().strip()
+    database = await Database.connect(dsn, application_name="gateway", max_size=config.database_connections)
+    life.stack.push_async_callback(database.close)
+    files = (config.certificate_file, config.key_file, config.ca_file)
+    bus = await Bus.connect(config.nats_url, name="gateway", tls=files, nkey_seed_file=config.nats_seed_file)
+    life.stack.push_async_callback(bus.close)
+    auditor = Auditor(database, "gateway")
+    key = config.master_key_file.read_bytes()
+    rate = float(config.reads_per_address)
+    return Base(
+        config=config,
+        life=life,
+        clock=clock,
+        database=database,
+        auditor=auditor,
+        units=PgUnits(database, auditor, key=key),
+        bus=bus,
+        pages=Pages(key),
+        box=Box.load(config.master_key_file),
+        authority=Authority.load(config.ca_file, config.ca_key_file),
+        tls=rpc.Tls(*files),
+        limits=Limits(clock, per_address=Rate(rate, 2 * rate)),
+    )
+
+
+async def _listen(base: Base, identity: Identity, methods: list[Method], links: Links, edge: KubernetesEdge) -> None:
+    config, life, tls = base.config, base.life, base.tls
+    pipeline = Pipeline(
+        methods, authenticate=identity.authenticator.authenticate, limiter=base.limits, units=base.units, audit=base.auditor
+    )
+    probes = Probes({"database": base.database.ping}, {"nats": lambda: base.bus.connected}, lambda: jwks(identity.access_keys))
+    http = HttpServer(Api(pipeline))
+    probes.mount(http)
+    http.add_raw_route("/k8s/clusters/{name}/{tail:.*}", edge.handle)
+    https, tunnel = tls.context(), server_tls(config.certificate_file, config.key_file, config.ca_file)
+    life.spawn("certificates", tls.keep_fresh(https, tunnel))
+    internal = await _serve(pipeline, config.internal_address, tls, rpc.for_services(methods), require_client=True)
+    enrolment = await _serve(pipeline, config.enrolment_address, tls, rpc.for_enrolment(methods))
+    public = await _serve(pipeline, config.grpc_address, tls, rpc.public(methods))
+    await links.serve(*_split(config.tunnel_address), tunnel)
+    await http.start(*_split(config.rest_address), https)
+    life.on_drain += [probes.drain, lambda: _drain(http.drain(), public.drain(5.0), enrolment.drain(5.0)), lambda: internal.drain(2.0)]
+
+
+async def _drain(*steps: Coroutine[Any, Any, None]) -> None:
+    """People first, the hub's own services last: they are needed to answer people."""
+    await asyncio.gather(*steps)
+
+
+async def _serve(pipeline: Pipeline, address: str, tls: rpc.Tls, methods: list[Method], *, require_client: bool = False) -> Server:
+    server = Server(pipeline, methods)
+    server.listen(address, tls, require_client=require_client)
+    await server.start()
+    return server
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)

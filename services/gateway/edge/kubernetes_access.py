@@ -1,0 +1,52 @@
+"""What `/k8s` asks of identity and fleet."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from libs.pg import Database
+from libs.rpc.call import Caller, Kind
+from services.gateway.identity.app import Identity
+from services.gateway.identity.authenticator import NotSignedIn
+from services.gateway.identity.principals import Principal
+
+_GET = "fleet.clusters.get"
+
+
+class KubernetesAccess:
+    """Implements the `Access` of the Kubernetes edge."""
+
+    def __init__(self, identity: Identity, database: Database) -> None:
+        self._identity, self._database = identity, database
+
+    async def cluster_uid(self, name: str) -> str | None:
+        """The uid of a cluster; None when there is none."""
+        async with self._database.transaction(readonly=True) as tx:
+            uid = await tx.value("SELECT uid FROM fleet.clusters WHERE name = $1", name)
+        return None if uid is None else str(uid)
+
+    async def authenticate(self, token: str, cluster_uid: str) -> Caller:
+        """The user of an access or kubeconfig token; raises NotSignedIn."""
+        return await self._identity.authenticator.kubernetes(token, cluster_uid)
+
+    async def still(self, caller: Caller) -> Caller:
+        """The caller as it stands now; raises NotSignedIn when its session or user has ended."""
+        directory = self._identity.directory
+        session = await directory.session(UUID(caller.session))
+        standing = await directory.standing(UUID(caller.uid))
+        if session is None or standing is None or str(session.user_uid) != caller.uid:
+            raise NotSignedIn
+        return Caller(Kind.USER, caller.id, caller.uid, caller.session, standing.rights)
+
+    def visible(self, caller: Caller, name: str) -> bool:
+        """Whether the caller may know of the cluster."""
+        return caller.allows(_GET, f"clusters/{name}")
+
+    async def principal(self, caller: Caller, cluster_uid: str) -> Principal:
+        """As whom the caller acts there."""
+        return await self._identity.principals.principal(caller.id, cluster_uid)
+
+    async def environment(self, cluster_uid: str, namespace: str) -> str:
+        """The environment that a namespace belongs to; empty for none."""
+        places = self._identity.directory.places.all
+        return next((p.name for p in places if p.cluster_uid == cluster_uid and p.namespace == namespace), "")

@@ -1,0 +1,124 @@
+"""Rate limits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from kubegems.messages.v1 import message_service_pb2
+from kubegems.policy.v1 import policy_pb2
+from kubegems.tenancy.v1 import tenant_service_pb2
+from libs.clock import HeldClock
+from libs.faults import Exhausted
+from libs.rpc import Call, Caller, Kind
+from libs.rpc.registry import bind
+from services.gateway.edge.buckets import Buckets, Rate
+from services.gateway.edge.limits import FAILURE_COST, RATES, STREAMS_PER_CALLER, Limits, network
+
+_METHODS = {m.name: m for s in (tenant_service_pb2, message_service_pb2) for d in s.DESCRIPTOR.services_by_name.values() for m in d.methods}
+
+
+def call(rpc: str = "GetTenant", address: str = "192.0.2.1", user: str = "", **more: Any) -> Call:
+    """A call from an address, signed in or not."""
+    made = Call(bind(_METHODS[rpc], None), address=address, **more)
+    if user:
+        made.caller = Caller(Kind.USER, user)
+    return made
+
+
+def test_an_address_is_slowed_down_and_comes_back() -> None:
+    """A burst goes through, the next call is told when to come back, and does then."""
+    clock = HeldClock()
+    limits = Limits(clock, per_address=Rate(10, 5))
+    for _ in range(5):
+        limits.address(call())
+    with pytest.raises(Exhausted) as caught:
+        limits.address(call())
+    assert caught.value.retry_after == timedelta(seconds=0.1)
+    limits.address(call(address="192.0.2.2"))
+    clock.advance(timedelta(seconds=0.1))
+    limits.address(call())
+
+
+def test_bad_tokens_cost_more() -> None:
+    """Guessing tokens exhausts an address sooner than calling does."""
+    limits = Limits(HeldClock(), per_address=Rate(1, 3 * FAILURE_COST))
+    for _ in range(3):
+        limits.failed(call())
+    with pytest.raises(Exhausted):
+        limits.address(call())
+
+
+def test_debt_is_bounded() -> None:
+    """However many tokens were guessed, the address is free again after two bursts' time."""
+    clock = HeldClock()
+    limits = Limits(clock, per_address=Rate(1, 10))
+    for _ in range(1000):
+        limits.failed(call())
+    clock.advance(timedelta(seconds=11))
+    limits.address(call())
+
+
+def test_a_caller_is_limited_by_class_wherever_it_is() -> None:
+    """Writes of one user are counted together from all addresses; reads and other users are not touched."""
+    limits = Limits(HeldClock())
+    for number in range(int(RATES[policy_pb2.Rule.WRITES].burst)):
+        limits.caller(call("CreateTenant", f"192.0.2.{number % 200}", "dev"))
+    with pytest.raises(Exhausted, match="users/dev"):
+        limits.caller(call("CreateTenant", user="dev"))
+    limits.caller(call("GetTenant", user="dev"))
+    limits.caller(call("CreateTenant", user="ops"))
+
+
+def test_open_streams_are_counted_until_they_end() -> None:
+    """The limit of streams is of those open, not of those begun."""
+    clock = HeldClock()
+    limits = Limits(clock)
+    for _ in range(STREAMS_PER_CALLER):
+        clock.advance(timedelta(seconds=1))
+        limits.caller(call("Subscribe", user="dev"))
+    clock.advance(timedelta(seconds=100))
+    with pytest.raises(Exhausted, match="open streams"):
+        limits.caller(call("Subscribe", user="dev"))
+    limits.release(call("Subscribe", user="dev"))
+    limits.caller(call("Subscribe", user="dev"))
+
+
+def test_the_platforms_own_parts_are_not_limited() -> None:
+    """A call whose certificate was proved passes."""
+    limits = Limits(HeldClock(), per_address=Rate(1, 1))
+    for _ in range(100):
+        limits.address(call(peer="spiffe://kubegems/hub/worker"))
+
+
+def test_a_claimed_certificate_is_no_way_around() -> None:
+    """A SPIFFE name sent as a token does not lift the limit."""
+    limits = Limits(HeldClock(), per_address=Rate(1, 1))
+    limits.address(call(credential="spiffe://kubegems/hub/worker"))
+    with pytest.raises(Exhausted):
+        limits.address(call(credential="spiffe://kubegems/hub/worker"))
+
+
+def test_tables_are_bounded() -> None:
+    """A flood of addresses does not grow the table; the oldest are forgotten, which forgives them."""
+    buckets = Buckets(HeldClock(), most=100)
+    for number in range(1000):
+        buckets.take(number, Rate(1, 1))
+    assert len(buckets) == 100
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("x", "x"),
+    ],
+)
+def test_what_counts_as_one_client(address: str, counted: str) -> None:
+    """Whoever has one IPv6 address has its whole /64."""
+    assert network(address) == counted

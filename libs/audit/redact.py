@@ -54,6 +54,19 @@ def clean(text: str) -> str:
     return text[:MAX_TEXT].replace("\0", "\ufffd").encode("utf-8", "replace").decode() + ("…" if len(text) > MAX_TEXT else "")
 
 
+def cleaned(value: Any) -> Any:
+    """Plain data that PostgreSQL takes: every text in it cleaned."""
+    match value:
+        case str():
+            return clean(value)
+        case dict():
+            return {clean(key): cleaned(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [cleaned(inner) for inner in value]
+        case _:
+            return value
+
+
 @lru_cache(maxsize=4096)
 def _secrets(descriptor: Descriptor) -> frozenset[str]:
     return frozenset(field.name for field in descriptor.fields if rule(field).secret or _sounds_secret(field))
@@ -82,7 +95,7 @@ def _field(field: FieldDescriptor, value: Any) -> Any:
 def _value(field: FieldDescriptor, value: Any) -> Any:
     if field.message_type is not None:
         if field.message_type.file.package == "google.protobuf":
-            return _cleaned(MessageToDict(value))
+            return cleaned(MessageToDict(value))
         return _message(value)
     if field.enum_type is not None:
         known = field.enum_type.values_by_number.get(value)
@@ -92,18 +105,6 @@ def _value(field: FieldDescriptor, value: Any) -> Any:
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     return str(value) if field.cpp_type in _INT64 else value
-
-
-def _cleaned(value: Any) -> Any:
-    match value:
-        case str():
-            return clean(value)
-        case dict():
-            return {clean(key): _cleaned(inner) for key, inner in value.items()}
-        case list():
-            return [_cleaned(inner) for inner in value]
-        case _:
-            return value
 
 
 def _is_map(field: FieldDescriptor) -> bool:

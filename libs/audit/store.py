@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from libs.audit.entry import Entry, above
-from libs.audit.redact import clean
+from libs.audit.redact import clean, cleaned
 from libs.pg import Record, Tx
 from libs.rpc.call import Scopes
 
@@ -36,9 +36,10 @@ def _values(process: uuid.UUID, entry: Entry) -> tuple[Any, ...]:
     scope = entry.scope
     resources = [clean(name) for name in entry.resources][:100]
     return (
-        entry.id, entry.time, clean(entry.actor), clean(entry.actor_uid), entry.session, entry.method, entry.class_, resources,
-        clean(entry.tenant), clean(scope), [clean(s) for s in above(scope)], entry.outcome.value, entry.code, entry.reason,
-        entry.address, clean(entry.user_agent)[:256], entry.trace_id, entry.request_id, round(entry.took * 1000), entry.request, process,
+        entry.id, entry.time, clean(entry.actor), clean(entry.actor_uid), clean(entry.session), clean(entry.method), entry.class_,
+        resources, clean(entry.tenant), clean(scope), [clean(s) for s in above(scope)], entry.outcome.value, entry.code, entry.reason,
+        clean(entry.address), clean(entry.user_agent)[:256], entry.trace_id, clean(entry.request_id), round(entry.took * 1000),
+        cleaned(entry.request), process,
     )  # fmt: skip
 
 

@@ -242,9 +242,10 @@ class Bus:
             subjects: only these; all when empty.
             concurrency: handlers at a time; with 1 a stream's order is kept, save for what is delivered again.
             ack_wait: seconds after which a message whose handler died is delivered again; a living one's is extended.
-            batch: most messages that wait here for a handler; at least `concurrency`.
+            batch: with `concurrency` 1, most messages fetched at once: `ack_wait` must cover the handling of all of them.
+                With more none is fetched for whom no handler is free.
         """
-        shared = consuming.Shared(stream, durable, tuple(subjects), ack_wait, max(concurrency, batch))
+        shared = consuming.Shared(stream, durable, tuple(subjects), ack_wait, batch)
         await consuming.shared(self._connection, shared, handler, concurrency)
 
     async def follow(

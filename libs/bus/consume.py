@@ -23,6 +23,7 @@ _log = log.get("libs.bus.consume")
 _WAIT = 5.0
 _INACTIVE = 60.0  # seconds after which the broker forgets a reader that is gone
 _REDELIVER = (1.0, 60.0)
+_PENDING = 1000  # of all processes that share the work
 
 Handler = Callable[[Received], Awaitable[None]]
 
@@ -39,7 +40,7 @@ class Shared:
     durable: str
     subjects: tuple[str, ...]
     ack_wait: float
-    pending: int
+    batch: int
 
     def config(self) -> ConsumerConfig:
         """As the client wants it."""
@@ -48,7 +49,7 @@ class Shared:
             filter_subjects=list(self.subjects) or None,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=self.ack_wait,
-            max_ack_pending=self.pending,
+            max_ack_pending=_PENDING,
             max_deliver=-1,  # attempts are counted by who handles; a message that is passed over in silence is lost work
             deliver_policy=DeliverPolicy.ALL,
         )
@@ -61,7 +62,11 @@ async def shared(connection: Connection, shared: Shared, handler: Handler, concu
         async for pull in pulls(connection, shared.stream, shared.config()):
             with interrupted(shared.stream):
                 while True:
-                    async for message in pull.request(shared.pending):
+                    await slots.acquire()
+                    slots.release()
+                    # one at a time: some wait here, in order; several at a time: none waits here whom another process could serve
+                    wanted = shared.batch if concurrency == 1 else slots._value  # noqa: SLF001 -- free places, which it tells nowhere else
+                    async for message in pull.request(wanted):
                         await slots.acquire()
                         work = _handle(message, handler, shared.ack_wait, slots)
                         if concurrency == 1:

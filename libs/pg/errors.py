@@ -17,17 +17,31 @@ _AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.InternalClientError,
     ConnectionError,
     FileNotFoundError,  # the socket of a stopped server
 )
-_BUSY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+_BUSY = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    # a migration of a newer release changed a table under a prepared statement; the driver has forgotten it by now
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+)
 RETRY_AFTER = timedelta(seconds=1)
 
 
 def away(error: BaseException) -> bool:
     """Whether an error says that the server cannot be reached."""
     return isinstance(error, _AWAY)
+
+
+def gone(connection: Any) -> bool:
+    """Whether a connection is closed. A pooled one that was lost is no longer even to be asked."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
 
 
 @contextmanager
@@ -46,7 +60,7 @@ def meaning(connection: Any = None) -> Iterator[None]:
     except (asyncpg.QueryCanceledError, TimeoutError) as error:
         raise DeadlineExceeded("the database took too long") from error
     except asyncpg.InterfaceError as error:
-        if connection is None or not connection.is_closed():
+        if connection is None or not gone(connection):
             raise
         raise _unavailable() from error
 

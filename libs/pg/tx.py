@@ -10,7 +10,7 @@ from typing import Any, cast
 from asyncpg import Record
 
 from libs import log
-from libs.pg.errors import meaning
+from libs.pg.errors import gone, meaning
 
 _log = log.get("libs.pg")
 AfterCommit = Callable[[], Awaitable[None] | None]
@@ -104,7 +104,7 @@ class Transaction:
             return
         self._ended = True
         try:
-            if not self._connection.is_closed():
+            if not gone(self._connection):
                 with meaning(self._connection):
                     await self._connection.execute("rollback")
         except Exception as error:  # noqa: BLE001 -- the server rolls back by itself when the connection goes

@@ -121,6 +121,19 @@ async def test_ended_records_do_not_change(house: Any) -> None:
             await tx.execute("update audit.events set actor = 'users/other'")
 
 
+async def test_hostile_texts_are_stored(house: Any) -> None:
+    """What a client can put into paths and headers never makes a record fail: NULs and lone surrogates are replaced."""
+    nasty = "a\0b\udcff" + "x" * 5000
+    entry = an_entry(
+        method=nasty, user_agent=nasty, resources=[nasty], address=nasty, outcome=Outcome.OK, request={nasty: [nasty, {"k": nasty}]}
+    )
+    house.auditor.buffer(entry)
+    await house.auditor.flush()
+    (event,) = await house.events()
+    assert event["user_agent"].startswith("a\ufffdb?")
+    assert len(event["user_agent"]) == 256
+
+
 async def test_full_buffer_counts_losses(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its bound the buffer drops and counts; what it holds is kept."""
     from libs.audit import auditor as module  # noqa: PLC0415 -- to lower the bound

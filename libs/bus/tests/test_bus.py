@@ -170,6 +170,37 @@ async def test_consumer_outlives_the_broker(bus: Bus, broker: Any) -> None:
     assert failed.count("3") == 1
 
 
+async def test_busy_consumer_hoards_nothing(bus: Bus) -> None:
+    """Work for which no handler is free stays in the stream, where another process gets it at once."""
+    await bus.delete_stream("JOBS")
+    await bus.ensure_stream(streams.JOBS)
+    stuck, release = asyncio.Event(), asyncio.Event()
+    done: list[str] = []
+    complete = asyncio.Event()
+
+    async def slow(_received: Received) -> None:
+        stuck.set()
+        await release.wait()
+
+    async def quick(received: Received) -> None:
+        done.append(received.id)
+        if len(done) == 8:
+            complete.set()
+
+    first = asyncio.create_task(bus.consume("JOBS", slow, durable="jobs", concurrency=2), name="slow worker")
+    for n in range(10):
+        await bus.publish(subjects.jobs("q"), a_message(n), id=f"hoard-{n}")
+    async with asyncio.timeout(20):
+        await stuck.wait()
+        second = asyncio.create_task(bus.consume("JOBS", quick, durable="jobs", concurrency=2), name="quick worker")
+        await complete.wait()
+    release.set()
+    for task in (first, second):
+        task.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
+    assert len(set(done)) == 8
+
+
 async def test_follow_is_in_order_through_a_restart(bus: Bus, broker: Any) -> None:
     """A follower sees each message once and in order, though the broker restarts and its consumer is gone."""
     stream = streams.cluster("u-follow")

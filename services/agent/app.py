@@ -164,7 +164,7 @@ def _link(ground: _Ground, pipeline: Pipeline, proxy: Proxy, connected: Callable
     )
 
 
-async def _on_hint(hints: AsyncGenerator[Received, None], poke: Callable[[], None]) -> None:
-    """Passes hints on; a gap is one too, since what was missed may have been one."""
-    async for _ in hints:
-        poke()
+async def _on_hint(hints: AsyncGenerator[Received, None], poke: Callable[[str], None]) -> None:
+    """Passes hints on, with their trace; a gap is one too, since what was missed may have been one."""
+    async for received in hints:
+        poke(received.traceparent)

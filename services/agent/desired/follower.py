@@ -22,7 +22,7 @@ from services.agent.desired.kept import Kept, parse
 _log = log.get(__name__)
 _SERVICE = wire.DESCRIPTOR.services_by_name["DesiredStateService"]
 FETCH = _SERVICE.methods_by_name["FetchDesiredState"]
-_FETCH_SECONDS = 30.0
+_FETCH_SECONDS = 15.0
 _FIRST_DELAY = 0.5
 _MAX_DELAY = 60.0
 
@@ -56,6 +56,7 @@ class Follower:
         self._accepted_hub_uid = accepted_hub_uid
         self.on_outcome = on_outcome
         self._wake = asyncio.Event()
+        self._cause = ""
         self._failures = 0
 
     @property
@@ -68,8 +69,9 @@ class Follower:
         """The set taken last."""
         return self._kept.set
 
-    def poke(self) -> None:
-        """Looks again now: a hint came, the tunnel is up, one of our objects was changed by others."""
+    def poke(self, traceparent: str = "") -> None:
+        """Looks again now: a hint came (in the trace of a change), the tunnel is up, one of our objects was changed by others."""
+        self._cause = traceparent or self._cause
         self._wake.set()
 
     async def run(self) -> None:
@@ -109,7 +111,8 @@ class Follower:
         request = wire.FetchDesiredStateRequest()
         if current:
             request.known_generation, request.known_checksum = progress.applied_generation, progress.applied_checksum
-        with trace.span("desired.fetch", kind=trace.SpanKind.CLIENT):
+        cause, self._cause = self._cause, ""
+        with trace.span("desired.fetch", parent=cause or None, kind=trace.SpanKind.CLIENT):
             reply = await self._link.call(FETCH, request, timeout=_FETCH_SECONDS)
         if reply.unchanged and kept is not None:
             return kept

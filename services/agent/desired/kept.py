@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import orjson
+from google.protobuf.message import DecodeError
 
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
 from services.agent.desired.domain import Buried, DesiredSet, Wanted
@@ -28,9 +29,9 @@ class Progress:
 
 
 class Kept:
-    """The last set taken, and the progress; both survive a restart, and a broken file only costs a fetch.
+    """The last set taken, and the progress; both survive a restart. Files are written whole or not at all.
 
-    A broken set file would also forget the hub; it is therefore written whole or not at all.
+    One that cannot be read is a ValueError: to forget in silence which hub and generation were followed is not safe.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,10 +40,13 @@ class Kept:
         self._progress_file = folder / "desired.json"
         self.progress = Progress()
         self.set: DesiredSet | None = None
-        with contextlib.suppress(FileNotFoundError):
-            self.set = parse(wire.FetchDesiredStateResponse.FromString(self._set_file.read_bytes()))
-        with contextlib.suppress(FileNotFoundError):
-            self.progress = Progress(**orjson.loads(self._progress_file.read_bytes()))
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self.set = parse(wire.FetchDesiredStateResponse.FromString(self._set_file.read_bytes()))
+            with contextlib.suppress(FileNotFoundError):
+                self.progress = Progress(**orjson.loads(self._progress_file.read_bytes()))
+        except (DecodeError, ValueError, TypeError) as error:
+            raise ValueError(f"{folder} holds a broken set; remove the folder to follow the hub from scratch") from error
 
     def take(self, message: wire.FetchDesiredStateResponse) -> DesiredSet:
         """Keeps a set as the one to apply."""

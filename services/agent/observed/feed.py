@@ -38,6 +38,7 @@ class Feed:
         self._epoch = epoch
         self._limit = limit
         self._counter = 0
+        self._out: list[_Wire] = []
         self._pending: dict[tuple[str, str], tuple[int, Object]] = {}
         self._snapshot: Iterator[_Wire] | None = None
         self._listed = False
@@ -51,7 +52,8 @@ class Feed:
         self._store, self._snapshot = store, None
         self._pending.clear()
         self._listed, self._listing = False, True
-        self.waiting.clear()
+        if not self._out:
+            self.waiting.clear()
 
     async def take(self, change: Change) -> None:
         """Takes a change in; never waits."""
@@ -74,7 +76,9 @@ class Feed:
         self.waiting.set()
 
     def take_out(self, most: int) -> list[_Wire]:
-        """The next messages, numbered. The caller must publish them, in order, before it asks again."""
+        """The next messages, numbered; the same ones until `done`, so that a publisher that is stopped in between leaves no gap."""
+        if self._out:
+            return self._out
         if self._snapshot is None and self._listing and self._listed:
             self._listing = False
             self._pending.clear()
@@ -84,9 +88,14 @@ class Feed:
             self._snapshot = None
             keys = list(islice(self._pending, most - len(found)))
             found += [self._message(*self._pending.pop(key)) for key in keys]
+        self._out = found
+        return found
+
+    def done(self) -> None:
+        """What was taken out is published, in order."""
+        self._out = []
         if self._snapshot is None and not self._pending and not (self._listing and self._listed):
             self.waiting.clear()
-        return found
 
     def _list(self) -> Iterator[_Wire]:
         yield self._marker(_Wire.LISTING)

@@ -32,7 +32,7 @@ class Interest:
         self._observation = observation
         self._wake = asyncio.Event()
 
-    def poke(self) -> None:
+    def poke(self, _traceparent: str = "") -> None:
         """Asks the hub again: a hint came, or the tunnel is up."""
         self._wake.set()
 

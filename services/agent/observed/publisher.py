@@ -74,6 +74,7 @@ class Publisher:
             waiting.set(len(feed))
             await self._rate.take(len(messages))
             await self._send(messages)
+            feed.done()
             published.inc(len(messages))
 
     async def _send(self, window: list[events_pb2.ObservedChange]) -> None:

@@ -196,14 +196,33 @@ async def test_changes_during_a_list_come_after_it(eventually: Callable[..., Awa
         await kind.put(f"p{number}")
     await kind.feed.take(LISTED)
     assert len(kind.feed.take_out(64)) == 64
+    kind.feed.done()
     await kind.drop("p299")
     await kind.put("p5")
     await kind.put("new")
     rest: list[Wire] = []
     while kind.feed.waiting.is_set():
         rest += kind.feed.take_out(64)
+        kind.feed.done()
     assert [(m.verb, m.name) for m in rest[-4:]] == [(Wire.LISTED, ""), (Wire.DELETED, "p299"), (Wire.MODIFIED, "p5"), (Wire.ADDED, "new")]
     assert broker.taken == []
+
+
+async def test_a_publisher_that_is_stopped_leaves_no_gap(eventually: Callable[..., Awaitable[Any]]) -> None:
+    """What was numbered but not sent goes out first when publishing starts again."""
+    broker, kind = Broker(), Kind()
+    broker.away = True
+    await kind.put("a")
+    await kind.feed.take(LISTED)
+    async with publishing(broker, kind.feed):
+        await eventually(lambda: broker.tries >= 3, within=5)
+    broker.away = False
+    kind.feed.restart(kind.store)
+    async with publishing(broker, kind.feed):
+        await eventually(lambda: len(broker.taken) == 3, within=5)
+        await kind.feed.take(LISTED)
+        await eventually(lambda: len(broker.taken) == 6, within=5)
+    assert replayed(broker.messages()) == {"a"}
 
 
 async def test_the_rate_is_bounded() -> None:

@@ -6,6 +6,7 @@ certificate, so a stolen context is of no use to anybody else. It carries the sc
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -64,6 +65,7 @@ class CallerContexts:
         self._audience, self._fetch = audience, fetch
         self._keys: Mapping[str, bytes] = {}
         self._fetched = -math.inf
+        self._fetching = asyncio.Lock()
 
     async def __call__(self, call: Call) -> Caller:
         """The caller that the context names; the call's origin becomes the client's. Raises Unauthenticated."""
@@ -84,9 +86,11 @@ class CallerContexts:
 
     async def _claims(self, token: str) -> dict[str, Any]:
         kid = signing.key_id(token)
-        if kid not in self._keys and time.monotonic() - self._fetched >= _REFRESH_SECONDS:
-            self._fetched = time.monotonic()
-            self._keys = await self._fetch()
+        if kid not in self._keys:
+            async with self._fetching:  # who comes while another asks waits for the same answer
+                if kid not in self._keys and time.monotonic() - self._fetched >= _REFRESH_SECONDS:
+                    self._keys = await self._fetch()
+                    self._fetched = time.monotonic()
         try:
             return signing.verify(token, self._keys, self._audience)
         except signing.Rejected as error:

@@ -1,8 +1,8 @@
 """Auth callout (NATS ADR-26): the broker asks who may connect, we answer with a short, signed user JWT or a refusal.
 
 The mechanism only: what a certificate's name may do is decided by whoever makes the `Callout`. It listens in account
-AUTH, where nobody else is, and throws connections out through account SYS. While it is away nobody new gets in, which
-is the safe side; those who are in stay until their JWT ends.
+AUTH, where nobody else is. While it is away nobody new gets in, which is the safe side; those who are in stay until
+their JWT ends, or until `libs.bus.system` ends them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SUBJECT = "$SYS.REQ.USER.AUTH"
 _AUDIENCE = "nats-authorization-request"
 _AT_ONCE = 32
 _DECIDE = 3.0  # seconds; the broker gives up after 5
-_CONNECTIONS = 1024  # a page of the broker's list
+LIFETIME = timedelta(minutes=15)
 
 
 class Refused(Exception):
@@ -67,21 +67,24 @@ class Callout:
     Args:
         url: the broker's.
         tls: our (certificate, key, CA) files.
-        seeds: folder with `callout.nk`, `system.nk` and `issuer.nk` of `libs.bus.server.Keys`.
+        seeds: folder with `callout.nk` and `issuer.nk` of `libs.bus.server.Keys`.
         decide: from the SPIFFE id of a verified certificate to its permissions; raises Refused or a Fault.
         lifetime: how long a connection lasts before it is asked anew.
+        on_server: told the id of each server that asks.
     """
 
-    def __init__(self, url: str, tls: Tls, seeds: Path, decide: Decide, *, lifetime: timedelta = timedelta(minutes=15)) -> None:
+    def __init__(
+        self, url: str, tls: Tls, seeds: Path, decide: Decide, *, on_server: Callable[[str], None], lifetime: timedelta = LIFETIME
+    ) -> None:
         self._url, self._tls, self._seeds = url, tls, seeds
         self._issuer = nkey.load(seeds / "issuer.nk")
         self._decide = decide
         self._lifetime = int(lifetime.total_seconds())
-        self._servers: set[str] = set()
+        self._on_server = on_server
 
     async def run(self) -> None:
         """Answers until cancelled. Spawn it once per process; replicas share the questions."""
-        bus = await self._bus("callout")
+        bus = await Bus.connect(self._url, name="callout", tls=self._tls, nkey_seed_file=self._seeds / "callout.nk")
         slots = asyncio.Semaphore(_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as answers:
@@ -93,45 +96,13 @@ class Callout:
         finally:
             await bus.close()
 
-    async def kick(self, name: str) -> int:
-        """Ends the connections of a name; how many. They come back only if they are still let in."""
-        bus = await self._bus("system")
-        try:
-            return await self._kick(bus, name)
-        finally:
-            await bus.close()
-
-    async def _kick(self, bus: Bus, name: str) -> int:
-        kicked = 0
-        first = orjson.loads(await bus.request("$SYS.REQ.SERVER.PING", b""))
-        for server in self._servers | {first["server"]["id"]}:
-            offset = 0
-            while True:
-                query = {"auth": True, "acc": HUB, "limit": _CONNECTIONS, "offset": offset, "sort": "cid"}
-                try:
-                    reply = orjson.loads(await bus.request(f"$SYS.REQ.SERVER.{server}.CONNZ", orjson.dumps(query)))
-                except Fault:
-                    break  # a server that is gone holds no connections
-                connections = reply["data"].get("connections", [])
-                for connection in connections:
-                    if connection.get("authorized_user") == name:
-                        await bus.request(f"$SYS.REQ.SERVER.{server}.KICK", orjson.dumps({"cid": connection["cid"]}))
-                        kicked += 1
-                offset += len(connections)
-                if len(connections) < _CONNECTIONS:
-                    break
-        return kicked
-
-    async def _bus(self, user: str) -> Bus:
-        return await Bus.connect(self._url, name=user, tls=self._tls, nkey_seed_file=self._seeds / f"{user}.nk")
-
     async def _answer(self, bus: Bus, received: Received) -> None:
         try:
             request = _request(received.data)
         except (ValueError, KeyError, TypeError) as error:
             _log.error("callout.malformed", error=repr(error))
             return
-        self._servers.add(request["server_id"]["id"])
+        self._on_server(request["server_id"]["id"])
         answer: dict[str, Any]
         try:
             async with asyncio.timeout(_DECIDE):

@@ -18,8 +18,10 @@ from deploy.local.programs import find
 from kubegems.agent.v1.events_pb2 import ObservedChange
 from libs.bus import Bus, streams, subjects
 from libs.bus.connection import Address, client_context, connect_once, flushed
+from libs.bus.rates import Rate
 from libs.bus.server import Keys, ServerConfig, prove_closed, render
 from libs.faults import Unavailable
+from services.gateway.link import nats_auth
 from services.gateway.link.nats_auth import NatsAuth, permissions
 
 
@@ -227,6 +229,31 @@ async def test_revoked_cluster_is_kicked_and_stays_out(house: House, eventually:
     await eventually(lambda: victim.connected, within=10, what="let in again")
     await victim.close()
     await bystander.close()
+
+
+async def test_too_much_is_put_out(house: House, eventually: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent over its rate is thrown out and kept out for its penalty; one within it goes on."""
+    monkeypatch.setattr(nats_auth, "_PENALTY", 1.0)
+    strict = NatsAuth(house.url, house.gateway, house.keys.folder, lambda _uid: True, rate=Rate(messages=100, seconds=0.3))
+    house.auth._put_out = strict._put_out  # both answer the broker's questions, as two replicas would
+    watching = asyncio.create_task(strict.run(), name="strict")
+    loud, quiet = await house.agent("loud"), await house.agent("quiet")
+
+    async def out() -> bool:
+        try:
+            for _ in range(50):
+                await loud.hint("gems.cluster.loud.core.v1.pods.ns", ObservedChange(), timeout=0.01)
+        except Unavailable:
+            return True
+        return False
+
+    await eventually(out, within=10, every=0.0, what="put out")
+    assert quiet.connected
+    await eventually(lambda: loud.connected, within=10, what="let in again")
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await loud.close()
+    await quiet.close()
 
 
 async def _quiet(_error: Exception) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from libs import log
 from libs.clock import Clock
+from libs.crypt.ca import BACKDATE
 from libs.faults import Code, Fault
 from services.agent.enrolment import Enrolment, read_token
 from services.agent.identity import Identity, IdentityFiles, token_hash
@@ -91,11 +92,12 @@ class Renewal:
                 self.failures = 0
                 _log.info("certificate.renewed", not_after=self.identity.not_after.isoformat())
                 self._on_renewed(self.identity)
+                await asyncio.sleep(self._first_delay)  # a certificate that is due at once must not become a busy loop
 
     def due(self) -> datetime:
-        """When the current certificate should be renewed."""
-        life = self.identity.not_after - self.identity.not_before
-        return self.identity.not_before + life * 2 / 3
+        """When the current certificate should be renewed: at two thirds of its life, not counting that it is backdated."""
+        issued = min(self.identity.not_before + BACKDATE, self.identity.not_after)
+        return issued + (self.identity.not_after - issued) * 2 / 3
 
     async def _join(self) -> Identity:
         assert self._token_file is not None

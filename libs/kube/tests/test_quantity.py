@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.kube import quantity
@@ -50,6 +50,7 @@ def test_other_text_is_refused(text: str) -> None:
         quantity.parse(text)
 
 
+@settings(deadline=None)
 @given(_texts)
 def test_canonical_text_keeps_the_value(text: str) -> None:
     """Writing canonically changes no value, and doing it twice changes nothing."""
@@ -58,6 +59,7 @@ def test_canonical_text_keeps_the_value(text: str) -> None:
     assert quantity.canonical(canonical) == canonical
 
 
+@settings(deadline=None)
 @given(st.lists(_texts, min_size=1, max_size=6))
 def test_sums_are_exact_in_any_order(texts: list[str]) -> None:
     """A sum equals the sum of the values, whatever the order."""
@@ -66,6 +68,7 @@ def test_sums_are_exact_in_any_order(texts: list[str]) -> None:
     assert quantity.compare(quantity.add(*texts), quantity.add(*reversed(texts))) == 0
 
 
+@settings(deadline=None)
 @given(_texts, _texts)
 def test_subtracting_undoes_adding(left: str, right: str) -> None:
     """(a + b) - b is a."""

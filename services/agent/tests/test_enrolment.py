@@ -146,6 +146,15 @@ async def test_after_90_days_only_a_new_token_helps(enrolling_hub: EnrollingHub,
     assert enrolling_hub.renewed == []
 
 
+async def test_a_short_life_is_renewed_within_it(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
+    """A certificate of one minute is renewed after 40 s, although it is backdated by far more than it lives."""
+    enrolling_hub.lifetime = timedelta(minutes=1)
+    clock = HeldClock(enrolling_hub.now)
+    found = renewal(enrolling_hub, tmp_path / "state", clock, token_file)
+    await found.ensure()
+    assert abs((found.due() - clock.now()) - timedelta(seconds=40)) < timedelta(seconds=1)
+
+
 async def test_a_new_token_means_to_join_anew(enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path) -> None:
     """The token it joined with is not used again, also when its file is gone; another one is."""
     clock = HeldClock(enrolling_hub.now)
@@ -177,9 +186,8 @@ async def test_renewal_is_due_at_two_thirds_and_survives_failures(
     renewed: list[Identity] = []
     found = renewal(enrolling_hub, tmp_path / "state", clock, token_file, on_renewed=renewed.append)
     first = await found.ensure()
-    life = first.not_after - first.not_before
-    assert abs((found.due() - first.not_before) - life * 2 / 3) < timedelta(seconds=1)
-    clock.advance(life * 2 / 3)
+    assert abs((found.due() - clock.now()) - enrolling_hub.lifetime * 2 / 3) < timedelta(seconds=1)
+    clock.advance(enrolling_hub.lifetime * 2 / 3)
     enrolling_hub.now = clock.now()
     enrolling_hub.problems = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED]
     task = asyncio.create_task(found.run(), name="renewal")

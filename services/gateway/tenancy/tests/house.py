@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Self
 
 import orjson
@@ -14,9 +16,7 @@ from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry
 
 from kubegems.agent.v1 import desired_state_service_pb2 as desired_pb
-from kubegems.fleet.v1 import (
-    cluster_service_pb2,
-)
+from kubegems.fleet.v1 import cluster_access_service_pb2, cluster_service_pb2, enrolment_service_pb2, join_token_service_pb2
 from kubegems.tenancy.v1 import (
     environment_pb2,
     environment_service_pb2,
@@ -33,18 +33,25 @@ from libs import audit
 from libs.clock import HeldClock, SystemClock, new_id
 from libs.crypt.ca import Authority
 from libs.faults import Fault, NotFound, Unavailable
-from libs.pg import Database
+from libs.pg import Database, migrate
 from libs.pg.paging import Pages
 from libs.rpc import Call, Caller, Kind, Pipeline, methods
-from libs.run import Life
-from services.gateway.fleet import app as fleet_app
+from services.gateway.fleet.access_api import ClusterAccessService
+from services.gateway.fleet.clusters_api import ClusterService
+from services.gateway.fleet.desired_api import DesiredStateService
+from services.gateway.fleet.enrolment_api import EnrolmentService
+from services.gateway.fleet.join_tokens_api import JoinTokenService
 from services.gateway.fleet.joining import Joining
 from services.gateway.fleet.links import LinkKeeper
-from services.gateway.identity import app as identity_app
 from services.gateway.identity.domain import PlatformRole
 from services.gateway.identity.rights import MemberRights, Membership, known_permissions
-from services.gateway.tenancy import app as tenancy_app
+from services.gateway.tenancy.environments_api import EnvironmentService
+from services.gateway.tenancy.members_api import MemberService
+from services.gateway.tenancy.projects_api import ProjectService
+from services.gateway.tenancy.quotas_api import QuotaService
+from services.gateway.tenancy.tenants_api import TenantService
 
+GATEWAY = Path(__file__).parents[2]
 HARD = {"limits.cpu": "20", "limits.memory": "40Gi", "requests.storage": "100Gi"}
 QUOTA = {"limits.cpu": "4", "limits.memory": "8Gi", "requests.storage": "10Gi"}
 Env = environment_pb2.Environment
@@ -260,28 +267,40 @@ async def _principal(username: str, cluster_uid: str) -> str:
 @pytest.fixture(scope="module")
 async def house(database: Any) -> AsyncIterator[House]:
     """Everything, ready for calls."""
-    life = Life()
-    async with life.stack:
+    async with AsyncExitStack() as stack:
         pg = await Database.connect(database.dsn, application_name="test", max_size=12)
-        life.stack.push_async_callback(pg.close)
+        stack.push_async_callback(pg.close)
         await audit.prepare(pg)
-        for part in (identity_app, fleet_app, tenancy_app):
-            await part.prepare(pg)
-        yield await _started(life, pg)
-        life.stopping.set()
+        for schema in ("identity", "fleet", "tenancy"):
+            await migrate(pg, schema, GATEWAY / schema / "migrations")
+        yield _built(pg)
 
 
-async def _started(life: Life, pg: Database) -> House:
+def _built(pg: Database) -> House:
     clock, links, pages = HeldClock(SystemClock().now()), FakeLinks(), Pages(b"p" * 32)
     removed: list[str] = []
     authority, _ = Authority.create("hub", now=clock.now())
-    fleet = await fleet_app.start(
-        life, database=pg, pages=pages, clock=clock, authority=authority, on_removed=removed.append, send_hint=_no_hint,
-        joining=Joining("hub:8446", "hub:8447", "hub:8470", "https://hub:8443", authority.certificate),
-        kubeconfig_token=lambda caller, uid, ttl: IssuedToken(f"{caller.id} {uid} {ttl}"),
-    )  # fmt: skip
-    services = [*tenancy_app.build(pages).services, *fleet.users, *fleet.joiners, *fleet.agents, *fleet_app.access(pg, links, _principal)]
-    found = [m for service, servicer in services for m in methods(service, servicer, known_permissions=known_permissions())]
+    joining = Joining("hub:8446", "hub:8447", "hub:8470", "https://hub:8443", authority.certificate)
+    clusters = ClusterService(
+        pages, joining=joining, on_removed=removed.append, kubeconfig_token=lambda caller, uid, ttl: IssuedToken(f"{caller.id} {uid} {ttl}")
+    )
+    services = [
+        (tenant_service_pb2, TenantService(pages)),
+        (project_service_pb2, ProjectService(pages)),
+        (environment_service_pb2, EnvironmentService(pages)),
+        (member_service_pb2, MemberService(pages)),
+        (quota_service_pb2, QuotaService(pages)),
+        (cluster_service_pb2, clusters),
+        (join_token_service_pb2, JoinTokenService(pages, joining=joining, authority=authority, clock=clock)),
+        (enrolment_service_pb2, EnrolmentService(authority=authority, joining=joining, clock=clock)),
+        (desired_pb, DesiredStateService(clock=clock)),
+        (cluster_access_service_pb2, ClusterAccessService(database=pg, links=links, principal=_principal)),
+    ]
+    found = [
+        m
+        for file, servicer in services
+        for m in methods(file.DESCRIPTOR.services_by_name[type(servicer).__name__], servicer, known_permissions=known_permissions())
+    ]
     auditor = audit.Auditor(pg, "test")
 
     async def authenticate(call: Call) -> Caller:
@@ -292,10 +311,6 @@ async def _started(life: Life, pg: Database) -> House:
     )
     by_name = {f"{m.descriptor.containing_service.name}/{m.descriptor.name}": m for m in found}
     return House(pg, clock, authority, links, removed, pipeline, by_name)
-
-
-async def _no_hint(_uid: str, _generation: int) -> None:
-    """Nobody listens."""
 
 
 class refused:  # noqa: N801 -- reads as `with refused("REASON")`

@@ -88,6 +88,14 @@ def gone(buried: Buried) -> wire.ObjectStatus:
     return wire.ObjectStatus(kind=buried.kind, name=buried.name, uid=buried.uid, generation=buried.generation, state=_Status.REMOVED)
 
 
+def going(buried: Buried, message: str) -> wire.ObjectStatus:
+    """Status of an object whose removal is under way, or waits for what the message says."""
+    return wire.ObjectStatus(
+        kind=buried.kind, name=buried.name, uid=buried.uid, generation=buried.generation, state=_Status.REMOVING,
+        reason="WAITING_FOR_CLUSTER", message=_text(message),
+    )  # fmt: skip
+
+
 def _message(subject: Subject, status: Object) -> wire.ObjectStatus:
     message = wire.ObjectStatus(kind=subject.kind, name=subject.name, uid=subject.uid, generation=subject.generation)
     for condition in (status.get("conditions") or [])[:_MOST]:

@@ -11,8 +11,9 @@ from libs import log
 from libs.faults import Fault
 from libs.kube import Change, Reflector, Verb, resources
 from libs.log import trace
+from services.agent.desired.domain import Buried
 from services.agent.desired.follower import Follower, Link
-from services.agent.object_status import Object, Subject, failed, gone, live
+from services.agent.object_status import Object, Subject, failed, going, gone, live
 
 _log = log.get(__name__)
 REPORT = wire.DESCRIPTOR.services_by_name["DesiredStateService"].methods_by_name["ReportStatus"]
@@ -127,10 +128,17 @@ class StatusReporter:
             key = (failure.kind, failure.name, failure.uid)
             if key not in there:
                 yield key, failed(failure)
-        for buried in outcome.removed:  # seen to be gone by a fresh read; the copy may lag, so it must agree
-            key = (buried.kind, buried.name, buried.uid)
-            if key not in there:
-                yield key, gone(buried)
+        for buried in desired.buried if desired else ():
+            if (buried.kind, buried.name, buried.uid) not in there:
+                yield from self._not_seen(buried)
+
+    def _not_seen(self, buried: Buried) -> Iterator[tuple[Key, wire.ObjectStatus]]:
+        """Status of a buried object that the copy does not hold. Only a fresh read makes it gone, since a copy may lag."""
+        outcome, key = self._follower.outcome, (buried.kind, buried.name, buried.uid)
+        if buried in outcome.removed:
+            yield key, gone(buried)
+        elif (buried.kind, buried.name) in outcome.removing:
+            yield key, going(buried, outcome.removing[buried.kind, buried.name])
 
     def _objects(self) -> Iterable[tuple[str, Object]]:
         return ((kind, found) for kind, reflector in self._ours.items() for found in reflector.store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
 from libs import faults
-from libs.kube import KubeClient
+from libs.kube import KubeClient, Store
 from libs.kube.resources import NAMESPACES, OURS, TENANTS
 from services.agent.desired import domain
-from services.agent.desired.domain import Buried, Failure
+from services.agent.desired.domain import Buried, DesiredSet, Failure, Outcome
 from services.agent.object_status import Subject, failed, gone, live
 from services.agent.observed.observer import Observer
 from services.agent.status import REPORT, StatusReporter
@@ -133,6 +134,28 @@ async def reporting(kube: KubeClient, tmp_path: Path) -> AsyncIterator[tuple[Rep
         if tenant["metadata"]["name"].startswith(hub.prefix):
             await kube.patch(TENANTS, tenant["metadata"]["name"], {"metadata": {"finalizers": None}})
             await kube.delete(TENANTS, tenant["metadata"]["name"])
+
+
+async def test_a_copy_that_lags_makes_nothing_gone() -> None:
+    """A buried object that the copy does not hold is still going, until a fresh read says that it is gone."""
+    hub = ReportedHub()
+    buried = Buried("Tenant", "a", "row-a", 2)
+    outcome = Outcome(removing={("Tenant", "a"): ""})
+    known = SimpleNamespace(
+        outcome=outcome, desired=DesiredSet("hub", 2, "", buried=(buried,)), applied_generation=2, confirmation_needed=""
+    )  # fmt: skip
+    empty = SimpleNamespace(store=Store(), synced=asyncio.Event())
+    empty.synced.set()
+    reporter = StatusReporter(hub, known, {"Tenant": empty}, empty)  # type: ignore[arg-type,dict-item] # doubles
+    await reporter.report()
+    assert hub.reports[0].full
+    assert [o.state for o in hub.reports[0].objects] == [State.REMOVING]
+    outcome.removing.clear()
+    outcome.removed.append(buried)
+    await reporter.report()
+    assert [o.state for o in hub.reports[1].objects] == [State.REMOVED]
+    await reporter.report()
+    assert len(hub.reports) == 2
 
 
 @pytest.mark.cluster

@@ -228,7 +228,7 @@ class Pipeline:
     def _observed(self, plan: Plan, call: Call) -> Iterator[None]:
         known = trusted(call)
         code = "OK"
-        attributes = {"rpc.system": "kubegems", "rpc.method": plan.name, "kubegems.transport": call.transport}
+        attributes = {"kubegems.transport": call.transport}
         parent, link = (call.traceparent, None) if known else (None, call.traceparent)
         ended: BaseException | None = None
         with trace.span(plan.name, parent=parent, link=link, kind=trace.SpanKind.SERVER, attributes=attributes) as span:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
 
@@ -17,7 +18,7 @@ _Rate = policy_pb2.Rule.Rate
 FAILURE_COST = 10.0  # a bad token costs its address as much as ten calls
 STREAMS_PER_CALLER = 100
 PER_ADDRESS = Rate(500.0, 1000.0)
-RATES = {
+RATES: Mapping[int, Rate] = {
     _Rate.READS: Rate(200.0, 400.0),
     _Rate.WRITES: Rate(50.0, 200.0),
     _Rate.SIGN_IN: Rate(10.0, 60.0),
@@ -43,11 +44,14 @@ class Limits:
     Args:
         clock: the time.
         per_address: of one client address (of IPv6: its /64), all calls together.
+        per_caller: of one caller, by rate class.
         most: addresses, and callers, that are remembered.
     """
 
-    def __init__(self, clock: Clock, *, per_address: Rate = PER_ADDRESS, most: int = 50_000) -> None:
-        self._per_address = per_address
+    def __init__(
+        self, clock: Clock, *, per_address: Rate = PER_ADDRESS, per_caller: Mapping[int, Rate] = RATES, most: int = 50_000
+    ) -> None:
+        self._per_address, self._per_caller = per_address, per_caller
         self._addresses, self._callers = Buckets(clock, most=most), Buckets(clock, most=most)
         self._streams: dict[str, int] = {}
 
@@ -68,7 +72,7 @@ class Limits:
         if rate == _Rate.UNLIMITED or trusted(call):
             return
         who = call.caller.name or network(call.address)
-        wait = self._callers.take((who, rate), RATES[rate])
+        wait = self._callers.take((who, rate), self._per_caller[rate])
         if wait is not None:
             raise _too_often(who, wait)
         if rate == _Rate.STREAMS:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
+from nats.errors import BadSubjectError, MaxPayloadError
+from nats.errors import Error as NatsError
 from nats.js.api import StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
@@ -17,11 +20,12 @@ from libs.bus import consume as consuming
 from libs.bus.connection import Address, Connection, Tls, flushed
 from libs.bus.received import Received, headers, of
 from libs.bus.streams import Stream
-from libs.faults import Unavailable
+from libs.faults import Invalid, Unavailable
 from libs.log import trace
 
 _log = log.get("libs.bus")
 _FULL = (10077, 10023, 10047)  # the stream's or account's bytes, messages or memory are used up
+_TOO_BIG = 10054
 _STORE_RACE = 10049  # creating a stream right after deleting the last one; the server asks to be asked again
 _DEADLINE = 5.0
 
@@ -84,6 +88,7 @@ class Bus:
 
         Raises:
             Full: the stream refuses more.
+            Invalid: the stream will never take it: too large.
             Unavailable: not known to be stored; publish again with the same id.
         """
         return await self.publish_bytes(
@@ -104,7 +109,11 @@ class Bus:
         except APIError as error:
             if error.err_code in _FULL:
                 raise Full(f"the stream of {subject} is full", {"subject": subject}) from error
+            if error.err_code == _TOO_BIG:
+                raise Invalid(f"{len(payload)} bytes are too many for the stream of {subject}", {"subject": subject}) from error
             raise Unavailable(f"{subject} was refused: {error.description}", {"subject": subject}) from error
+        except (BadSubjectError, MaxPayloadError) as error:
+            raise Invalid(f"{subject!r}, {len(payload)} bytes: {error}", {"subject": subject}) from error
         return ack.seq
 
     async def hint(self, subject: str, message: Message, *, timeout: float = 1.0) -> None:
@@ -163,8 +172,9 @@ class Bus:
                 subscription = await client.subscribe(subject, queue, cb=heard)
                 async with self._connection.deadline(_DEADLINE):
                     await flushed(client)
-            except (Unavailable, OSError) as error:
+            except (Unavailable, NatsError, OSError) as error:
                 _log.warning("subscribe.failed", subject=subject, error=repr(error))
+                await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311 -- jitter
                 continue
             lost: asyncio.Future[Any] = asyncio.ensure_future(self._connection.lost(client))
             try:

@@ -26,6 +26,13 @@ _BACKOFF = (0.05, 3.0)
 _PING = 10
 _CLOSE = 2.0
 
+_ANSWERS = (  # the broker is there and says no, or would
+    nats.js.errors.APIError,
+    nats.js.errors.NoStreamResponseError,
+    nats.errors.BadSubjectError,
+    nats.errors.MaxPayloadError,
+)
+
 Tls = tuple[Path, Path, Path]
 
 
@@ -114,7 +121,7 @@ class Connection:
                 finally:
                     self._waiting.discard(clock)
         except (TimeoutError, nats.errors.Error, ConnectionError) as error:
-            if isinstance(error, nats.js.errors.APIError | nats.js.errors.NoStreamResponseError):
+            if isinstance(error, _ANSWERS):
                 raise
             raise away() from error
 
@@ -169,7 +176,8 @@ class Connection:
             self._up.clear()
             now = asyncio.get_running_loop().time()
             for clock in self._waiting:
-                clock.reschedule(now)
+                if not clock.expired():
+                    clock.reschedule(now)
             self._waiting.clear()
 
     async def _error(self, error: Exception) -> None:

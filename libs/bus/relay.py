@@ -139,6 +139,7 @@ class Relay:
             lane.taken()
         else:
             lane.refused(asyncio.get_running_loop().time())
+            # one that can never be taken stays, is told here again and again, and lets the others of its lane pass
             _log.warning("relay.refused", schema=schema.name, lane=name, waiting=len(rows) - len(done), error=str(fault))
         _PUBLISHED.labels(schema.name, name).inc(len(done))
         return done

@@ -10,7 +10,7 @@ from kubegems.jobs.v1.events_pb2 import JobDispatch
 from libs.bus import Bus, Full, Received, Rejected, streams, subjects
 from libs.bus.server import Open, prove_closed
 from libs.bus.streams import Stream
-from libs.faults import Unavailable
+from libs.faults import Invalid, Unavailable
 
 SUBJECT = subjects.platform("test", "happened")
 
@@ -50,8 +50,20 @@ async def test_no_stream_is_told(bus: Bus) -> None:
         await bus.publish(subjects.desired("u"), a_message())
 
 
+async def test_too_large_is_told(bus: Bus) -> None:
+    """What a stream will never take is the caller's mistake, not an outage."""
+    await bus.ensure_stream(streams.PLATFORM)
+    with pytest.raises(Invalid):
+        await bus.publish(SUBJECT, JobDispatch(job="x" * 1_100_000))
+    await bus.delete_stream("JOBS")
+    await bus.ensure_stream(streams.JOBS)
+    with pytest.raises(Invalid, match="too many for the stream"):
+        await bus.publish(subjects.jobs("q"), JobDispatch(job="x" * 70_000))
+
+
 async def test_full_stream_refuses(bus: Bus) -> None:
     """A full work queue refuses, and takes again when worked off."""
+    await bus.delete_stream("JOBS")
     await bus.ensure_stream(Stream("JOBS", ("gems.jobs.>",), 2000, 0, work_queue=True, healed=True, max_message=1000))
 
     async def fill() -> None:

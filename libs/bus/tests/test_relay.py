@@ -153,6 +153,19 @@ async def test_a_full_lane_blocks_only_itself(db: Database, bus: Bus, relay: Any
     assert info.state.messages == 20
 
 
+async def test_a_row_that_is_never_taken_lets_others_pass(db: Database, bus: Bus, relay: Any, eventually: Any) -> None:
+    """A message too large for its stream stays unpublished, for someone to look at; those behind it go out."""
+    async with db.transaction() as tx:
+        await outbox.publish(tx, "shop", subjects.jobs("q"), JobDispatch(job="x" * 70_000))
+    for n in range(3):
+        await write(db, n, subjects.jobs("q"))
+
+    async def passed() -> bool:
+        return await unpublished(db) == 1
+
+    await eventually(passed, within=10, what="others pass")
+
+
 async def test_hints_go_out_and_are_marked(db: Database, bus: Bus, relay: Any, eventually: Any) -> None:
     """A hint in the outbox reaches a listener and needs no stream."""
     heard = bus.subscribe(subjects.desired("u"))

@@ -14,7 +14,7 @@ from libs import log
 from libs.faults import Code, DeadlineExceeded, Exhausted, Fault, Unavailable
 from libs.tunnel import Ended, Reset, Stream, StreamEnded, calls
 from libs.tunnel.kubernetes import Header
-from services.gateway.link.grants import HALF_LIFE, Principal
+from services.gateway.link.grants import QUARTER_LIFE, Principal
 
 Body = bytes | AsyncIterable[bytes] | None
 Renew = Callable[[], Awaitable[Principal]]
@@ -161,7 +161,7 @@ class Exchange:
     # -- the grant
 
     def keep_granted(self, principal: Principal, renew: Renew | None, regrant: Callable[[Principal], Awaitable[None]]) -> None:
-        """Renews the grant at half its life, as long as the stream lives and `renew` allows it.
+        """Renews the grant before half of what is left of it, as long as the stream lives and `renew` allows it.
 
         Args:
             principal: as whom the stream runs.
@@ -173,9 +173,10 @@ class Exchange:
         def due() -> None:
             if self._renewing is None or self._renewing.done():
                 self._renewing = loop.create_task(self._renew(principal, renew, regrant), name="kubernetes regrant")
-            self._timer = loop.call_later(HALF_LIFE, due)
+            self._timer = loop.call_later(2 * QUARTER_LIFE, due)
 
-        self._timer = loop.call_later(HALF_LIFE, due)
+        # a grant that others use too may have half its life behind it; a renewed one has three quarters before it
+        self._timer = loop.call_later(QUARTER_LIFE, due)
 
     async def _renew(self, old: Principal, renew: Renew | None, regrant: Callable[[Principal], Awaitable[None]]) -> None:
         while self._stream.error is None:

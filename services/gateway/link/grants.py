@@ -13,7 +13,7 @@ from libs.faults import Invalid
 from libs.tunnel.kubernetes import Target
 
 LIFETIME_MILLIS = 60_000
-HALF_LIFE = LIFETIME_MILLIS / 2 / 1000  # seconds
+QUARTER_LIFE = LIFETIME_MILLIS / 4 / 1000  # seconds
 MOST_GROUPS = 500
 _KEPT = 1000
 READS = ("get", "list", "watch")
@@ -88,13 +88,19 @@ class Grants:
         self._now_millis = now_millis
         self._kept: dict[_Key, _Kept] = {}
 
-    def use(self, principal: Principal, verbs: tuple[str, ...]) -> tunnel_pb2.GrantUse:
-        """A grant for one stream, which must be opened next: the counter rises in the order of opening."""
+    def use(self, principal: Principal, verbs: tuple[str, ...], *, quarters: int = 2) -> tunnel_pb2.GrantUse:
+        """A grant for one stream, which must be opened next: the counter rises in the order of opening.
+
+        Args:
+            principal: as whom.
+            verbs: what for.
+            quarters: how much of its life the grant must still have, in quarters.
+        """
         checked(principal)
         now = self._now_millis()
         key = (principal.user, principal.uid, tuple(principal.groups), verbs)
         kept = self._kept.get(key)
-        if kept is None or kept.expire_millis - now < LIFETIME_MILLIS // 2:
+        if kept is None or kept.expire_millis - now < LIFETIME_MILLIS * quarters // 4:
             kept = self._kept[key] = self._signed(principal, verbs, now)
             self._tidy(now)
         kept.counter += 1

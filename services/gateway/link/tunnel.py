@@ -76,7 +76,7 @@ class Tunnel:
             return exchange
 
     async def _regrant(self, number: int, principal: Principal, verbs: tuple[str, ...]) -> None:
-        regrant = tunnel_pb2.Regrant(stream=number, grant=self.grants.use(principal, verbs))
+        regrant = tunnel_pb2.Regrant(stream=number, grant=self.grants.use(principal, verbs, quarters=3))
         stream = self.mux.open(tunnel_pb2.StreamHeader(regrant=regrant).SerializeToString(), end=True)
         stream.expire_after(_REGRANT_SECONDS)
         await stream.receive()

@@ -62,11 +62,11 @@ class Kubectl:
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
-    async def __call__(self, *arguments: str, stdin: str = "", within: float = 60, **env: str) -> tuple[int, str, str]:
+    async def __call__(self, *arguments: str, stdin: str = "", **env: str) -> tuple[int, str, str]:
         """Exit code, output, complaint."""
         process = await self.start(*arguments, stdin=bool(stdin), **env)
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(60):
                 output, complaint = await process.communicate(stdin.encode() or None)
         finally:
             if process.returncode is None:

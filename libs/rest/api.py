@@ -89,11 +89,14 @@ class Api:
         method = binding.method
         form = _form(method, request.headers.get("accept", ""))
         _check(request, binding)
-        message = binding.request(segments, pairs, request.body, request.headers.get("content-type", ""))
         call = _call(method, request, request_id)
-        _preconditions(message, call, request.headers, binding.body)
         call.response_headers = headers
-        headers["kubegems-request-id"] = request_id
+
+        def message() -> Message:
+            read = binding.request(segments, pairs, request.body, request.headers.get("content-type", ""))
+            _preconditions(read, call, request.headers, binding.body)
+            return read
+
         if method.streams:
             headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
             return Answer(200, form, headers=headers, items=self._pipeline.stream(call, message, announce=True), method=method)

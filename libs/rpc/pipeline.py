@@ -29,6 +29,7 @@ _Rule = policy_pb2.Rule
 _log = log.get("libs.rpc")
 _ANONYMOUS = (_Rule.PUBLIC, _Rule.REFRESH, _Rule.JOIN_TOKEN)
 UNARY_SECONDS = 60.0  # for callers that set no deadline
+Given = Message | Callable[[], Message]
 Authenticate = Callable[[Call], Awaitable[Caller]]
 
 
@@ -88,8 +89,11 @@ class Pipeline:
         plan = self._plans.get(path)
         return plan.method if plan else None
 
-    async def unary(self, call: Call, request: Message) -> Any:
-        """Runs a unary call; raises Fault, or CancelledError when the caller has gone."""
+    async def unary(self, call: Call, request: Given) -> Any:
+        """Runs a unary call; raises Fault, or CancelledError when the caller has gone.
+
+        A request may be given as the function that reads it, raising Invalid; it runs only for callers who are let in.
+        """
         plan = self._plans[call.method.path]
         seconds = UNARY_SECONDS if call.timeout is None else max(0.0, call.timeout)
         with self._observed(plan, call), deadline.within(seconds):
@@ -107,24 +111,25 @@ class Pipeline:
             finally:
                 self._release(work)
 
-    async def stream(self, call: Call, request: Message, *, announce: bool = False) -> AsyncGenerator[Any, None]:
-        """Runs a server stream; iterate and close it in one task. With `announce` the first item is None, once the call is let in."""
+    async def stream(self, call: Call, request: Given, *, announce: bool = False) -> AsyncGenerator[Any, None]:
+        """Runs a server stream; iterate and close it in one task. With `announce` its first item is None, once the call is let in."""
         plan = self._plans[call.method.path]
         with self._observed(plan, call), deadline.within(call.timeout):
             work = _Work(plan, call, request)
             try:
                 async with asyncio.timeout(UNARY_SECONDS):
-                    await self._admit(work)
-                    await self._record.begin(call, request)
+                    message = await self._admit(work)
+                    await self._record.begin(call, message)
                 work.handling = True
                 if announce:
                     yield None
-                async with asyncio.timeout(call.timeout) as clock, aclosing(_items(plan.method, request, call)) as items:
+                async with asyncio.timeout(call.timeout) as clock, aclosing(_items(plan.method, message, call)) as items:
                     async for item in items:
                         yield item
-                await self._record.stream_ended(call, request, None)
+                await self._record.stream_ended(call, message, None)
             except GeneratorExit:
-                await self._record.stream_ended(call, request, None)
+                if work.handling:
+                    await self._record.stream_ended(call, message, None)
                 raise
             except BaseException as error:
                 timed_out = isinstance(error, TimeoutError) and work.admitted and clock.expired()
@@ -136,8 +141,7 @@ class Pipeline:
                 self._release(work)
 
     async def _until_handled(self, work: _Work) -> Any:
-        await self._admit(work)
-        call, request = work.call, work.request
+        call, request = work.call, await self._admit(work)
         if self._units is not None and not work.plan.method.forwarded:
             work.unit = call.unit = self._units.open(call)
             if not work.plan.quiet:
@@ -150,15 +154,18 @@ class Pipeline:
         work.handling = True
         return await work.plan.method.handler(request, call)  # type: ignore[misc]
 
-    async def _admit(self, work: _Work) -> None:
-        call, request, plan, limiter = work.call, work.request, work.plan, self._limiter
+    async def _admit(self, work: _Work) -> Message:
+        """Who calls, how often, with what, and whether they may. What the limiter refuses leaves no record, or a flood would."""
+        call, plan, limiter = work.call, work.plan, self._limiter
         if limiter is not None:
             limiter.address(call)
         work.counted = True
         await self._identify(call)
         if limiter is not None:
+            work.counted = False
             limiter.caller(call)
-            work.held = True
+            work.held = work.counted = True
+        request = work.read()
         if call.caller.id:
             fields.replace_me(request, call)
         call.resources = list(dict.fromkeys(name for read in plan.resources for name in read(request)))
@@ -166,6 +173,7 @@ class Pipeline:
         validation.run(plan.checks, request)
         await self._authorise(call, request)
         work.admitted = True
+        return request
 
     async def _identify(self, call: Call) -> None:
         auth = call.method.rule.auth
@@ -178,6 +186,7 @@ class Pipeline:
 
     async def _commit(self, work: _Work, reply: Any) -> Any:
         call, request, unit = work.call, work.request, work.unit
+        assert request is not None, "it was handled"
         work.committing = True
         if unit is not None and work.replayed:
             await unit.rollback()
@@ -265,12 +274,20 @@ def _items(method: Method, request: Message, call: Call) -> AsyncGenerator[Any, 
 class _Work:
     """Where a call is on its road."""
 
-    __slots__ = ("admitted", "call", "committed", "committing", "counted", "handling", "held", "plan", "replayed", "request", "unit")
+    __slots__ = (
+        "_given", "admitted", "call", "committed", "committing", "counted", "handling", "held", "plan", "replayed", "request", "unit",
+    )  # fmt: skip
 
-    def __init__(self, plan: Plan, call: Call, request: Message) -> None:
-        self.plan, self.call, self.request = plan, call, request
+    def __init__(self, plan: Plan, call: Call, given: Given) -> None:
+        self.plan, self.call, self._given = plan, call, given
+        self.request: Message | None = None
         self.unit: WorkUnit | None = None
         self.counted = self.held = self.admitted = self.handling = self.replayed = self.committing = self.committed = False
+
+    def read(self) -> Message:
+        """The request, read now."""
+        self.request = self._given if isinstance(self._given, Message) else self._given()
+        return self.request
 
 
 def _being_cancelled() -> bool:

@@ -52,7 +52,7 @@ class Recording:
             call.recorded = True
             await self._safe(self._audit.outcome(call, request, fault), "audit.outcome_failed")
 
-    async def failed(self, call: Call, request: Message, error: BaseException, *, handled: bool, admitted: bool) -> None:
+    async def failed(self, call: Call, request: Message | None, error: BaseException, *, handled: bool, admitted: bool) -> None:
         """After a refusal or failure."""
         audit = self._audit
         if audit is None or call.recorded or call.method.rule.audit == _Rule.NONE:
@@ -61,7 +61,7 @@ class Recording:
         fault = error if isinstance(error, Fault) else rebuilt(Code.CANCELLED, "CANCELLED", "the caller went away")
         if call.method.rule.audit == _Rule.READ:
             audit.read(call, request, fault.code.name)
-        elif handled and _external(call) and not call.method.forwarded:
+        elif handled and request is not None and _external(call) and not call.method.forwarded:
             await self._safe(audit.outcome(call, request, fault), "audit.outcome_failed")
         elif fault.code in _REFUSALS or (not admitted and fault.code in (Code.NOT_FOUND, Code.RESOURCE_EXHAUSTED)):
             await self._safe(audit.denied(call, request, fault), "audit.denied_failed")

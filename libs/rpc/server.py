@@ -96,7 +96,7 @@ class Server:
 
     def _unary(self, method: Method) -> Callable[[bytes, Context, Call], Awaitable[bytes]]:
         async def unary(raw: bytes, context: Context, call: Call) -> bytes:
-            reply = await self._pipeline.unary(call, _parsed(method, raw))
+            reply = await self._pipeline.unary(call, lambda: _parsed(method, raw))
             context.set_trailing_metadata(tuple(call.response_headers.items()))
             return _encoded(reply)
 
@@ -104,7 +104,7 @@ class Server:
 
     def _stream(self, method: Method) -> Callable[[bytes, Context, Call], Awaitable[None]]:
         async def stream(raw: bytes, context: Context, call: Call) -> None:
-            async with aclosing(self._pipeline.stream(call, _parsed(method, raw))) as items:
+            async with aclosing(self._pipeline.stream(call, lambda: _parsed(method, raw))) as items:
                 async for item in items:
                     await context.write(_encoded(item))
             context.set_trailing_metadata(tuple(call.response_headers.items()))

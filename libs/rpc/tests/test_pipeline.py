@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from kubegems.identity.v1 import session_service_pb2, user_service_pb2
 from kubegems.policy.v1 import policy_pb2
 from kubegems.tenancy.v1 import tenant_service_pb2 as pb
-from libs.faults import Code, Exhausted, NotFound, Precondition, Stale
+from libs.faults import Code, Exhausted, Invalid, NotFound, Precondition, Stale
+from libs.log import trace
 from libs.rpc import Call, Caller, Kind, Pipeline, Scopes, methods
 from libs.rpc.fields import replace_me
 from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Records, Rights, Tenants, Units, Users, refused
@@ -227,6 +228,44 @@ async def test_the_address_is_limited_before_signatures() -> None:
     with refused(Code.RESOURCE_EXHAUSTED):
         await road.unary(GET, pb.GetTenantRequest(name="tenants/a"), who="nobody")
     assert (limiter.log, road.records.log) == (["address"], [])
+
+
+async def test_what_a_callers_limit_refuses_leaves_no_record() -> None:
+    """A flood of refused writes does not become a flood of rows."""
+    limiter = Ordered()
+    road = Road(limiter=limiter)
+    limiter.refuse = "caller admin"
+    with refused(Code.RESOURCE_EXHAUSTED):
+        await road.unary(CREATE, pb.CreateTenantRequest(tenant_id="acme"))
+    assert road.records.log == []
+
+
+async def test_a_request_is_read_only_for_who_is_let_in() -> None:
+    """A stranger's body is not even parsed; a caller's broken one is recorded as a failure."""
+    road = Road()
+    read: list[str] = []
+
+    def broken() -> Any:
+        read.append("read")
+        raise Invalid("no message")
+
+    with refused(Code.UNAUTHENTICATED):
+        await road.pipeline.unary(road.call(CREATE, "nobody"), broken)
+    assert read == []
+    with refused(Code.INVALID_ARGUMENT):
+        await road.pipeline.unary(road.call(CREATE), broken)
+    assert road.records.log[-1] == ("failed", "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize(("peer", "joined"), [("", False), ("spiffe://kubegems/hub/gateway", True)])
+async def test_trace_context_is_followed_from_our_own_parts_only(peer: str, *, joined: bool) -> None:
+    """A certificate's holder continues its trace; a stranger's trace id is linked and ours is another."""
+    trace.setup("test", endpoint=None)
+    road = Road()
+    theirs = "0af7651916cd43dd8448eb211c80319c"
+    call = road.call(GET, traceparent=f"00-{theirs}-b7ad6b7169203331-01", peer=peer)
+    await road.pipeline.unary(call, pb.GetTenantRequest(name="tenants/acme"))
+    assert (call.response_headers["kubegems-trace-id"] == theirs) is joined
 
 
 async def test_the_caller_is_limited_after_signatures_and_let_go() -> None:

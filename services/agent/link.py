@@ -195,7 +195,7 @@ class AgentLink:
         self._mux, self.session = mux, session
         self._standing.set()
         _log.info("link.up", hub=f"{self._host}:{self._port}", hub_uid=session.hub_uid, session=session.id)
-        greeting = asyncio.ensure_future(self._connected(session))
+        greeting = asyncio.create_task(self._connected(session), name="link greeting")
         try:
             await mux.closed()
         finally:

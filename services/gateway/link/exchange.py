@@ -45,6 +45,7 @@ class Exchange:
         self.ended = ""
         self._stream = stream
         self._upgrade = upgrade
+        self._body_fault: Fault | None = None
         self._sending: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -153,6 +154,9 @@ class Exchange:
             self._stream.end()
         except StreamEnded:
             pass  # whoever reads the answer learns of it
+        except Fault as fault:
+            self._body_fault = fault
+            self._stream.reset(Reset.CANCELLED, "the request's body was refused")
         except Exception as error:  # noqa: BLE001 -- a task's last line: whoever sends the body failed
             self.ended = self.ended or "the request's body broke off"
             _log.info("kubernetes.body_broken", cause=type(error).__name__)
@@ -196,6 +200,8 @@ class Exchange:
             return
 
     def _fault(self, error: StreamEnded) -> Fault:
+        if self._body_fault is not None:
+            return self._body_fault
         if self.ended:
             return AccessEnded(f"the request was broken off: {self.ended}")
         return calls.fault_of(error, _WHAT)

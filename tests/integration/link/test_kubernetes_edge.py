@@ -213,6 +213,9 @@ async def test_bodies_are_bounded_by_verb(world: World) -> None:
     assert (await world.ask("DELETE", f"{PODS}/web", body=bytes((1 << 20) + 1))).status == 400
     assert (await world.ask("POST", PODS, "Content-Length: 17000000", auto_length=False)).status == 400
     assert (await world.ask("POST", PODS, "Content-Encoding: gzip", body=b"x")).status == 400
+    chunks = b"10000\r\n%b\r\n" % bytes(65536) * 257 + b"0\r\n\r\n"
+    reply = await world.ask("POST", PODS, "Transfer-Encoding: chunked", body=chunks, auto_length=False)
+    assert (reply.status, reply.json["reason"]) == (400, "BadRequest")
     assert not world.up.came
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,21 +188,22 @@ class Bus:
                         await subscription.unsubscribe()
 
     async def ensure_stream(self, stream: Stream) -> None:
-        """Makes a stream, or brings its limits up to date."""
+        """Makes a stream, or brings its limits up to date. Unavailable when the broker is away or refuses."""
         client = await self._connection.client(_DEADLINE)
         config = stream.config()
-        async with self._connection.deadline(_DEADLINE * 2):
-            manager = client.jetstream()
-            try:
-                known: StreamConfig | None = (await manager.stream_info(stream.name)).config
-            except NotFoundError:
-                known = None
-            if known is None:
-                await self._add(manager, config)
-            elif any(getattr(known, name) != value for name, value in vars(config).items() if value is not None):
-                # the way of persisting is set for good when a stream is made
-                config.persist_mode = known.persist_mode
-                await manager.update_stream(config)
+        with _refusals(stream.name):
+            async with self._connection.deadline(_DEADLINE * 2):
+                manager = client.jetstream()
+                try:
+                    known: StreamConfig | None = (await manager.stream_info(stream.name)).config
+                except NotFoundError:
+                    known = None
+                if known is None:
+                    await self._add(manager, config)
+                elif any(getattr(known, name) != value for name, value in vars(config).items() if value is not None):
+                    # the way of persisting is set for good when a stream is made
+                    config.persist_mode = known.persist_mode
+                    await manager.update_stream(config)
 
     async def _add(self, manager: Any, config: StreamConfig) -> None:
         try:
@@ -216,17 +217,18 @@ class Bus:
     async def delete_stream(self, name: str) -> None:
         """Removes a stream with all in it; harmless when there is none."""
         client = await self._connection.client(_DEADLINE)
-        async with self._connection.deadline(_DEADLINE):
-            with contextlib.suppress(NotFoundError):
+        with _refusals(name), contextlib.suppress(NotFoundError):
+            async with self._connection.deadline(_DEADLINE):
                 await client.jetstream().delete_stream(name)
 
     async def streams(self, prefix: str = "") -> list[str]:
         """Names of the streams that start with a prefix, sorted."""
         client = await self._connection.client(_DEADLINE)
         found: list[str] = []
-        async with self._connection.deadline(_DEADLINE * 2):
-            while page := await client.jetstream().streams_info(offset=len(found)):
-                found += [str(info.config.name) for info in page]
+        with _refusals("the list of streams"):
+            async with self._connection.deadline(_DEADLINE * 2):
+                while page := await client.jetstream().streams_info(offset=len(found)):
+                    found += [str(info.config.name) for info in page]
         return sorted(name for name in found if name.startswith(prefix))
 
     async def consume(
@@ -274,6 +276,15 @@ class Bus:
         async with contextlib.aclosing(consuming.ordered(self._connection, stream, tuple(subjects), after, batch)) as source:
             async for received in source:
                 yield received
+
+
+@contextlib.contextmanager
+def _refusals(stream: str) -> Iterator[None]:
+    """The broker's own errors stay in here: nobody else knows its client."""
+    try:
+        yield
+    except (APIError, NoStreamResponseError) as error:
+        raise Unavailable(f"the message broker refused {stream}: {error}", {"stream": stream}) from error
 
 
 async def _until(waiting: asyncio.Queue[Received], lost: asyncio.Future[Any]) -> AsyncIterator[Received]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from nats.js.api import RetentionPolicy
+from nats.js.manager import JetStreamManager
 
 from kubegems.jobs.v1.events_pb2 import JobDispatch
 from libs.bus import Bus, Full, Received, Rejected, streams, subjects
@@ -91,12 +92,26 @@ async def test_full_stream_refuses(bus: Bus) -> None:
     await asyncio.gather(worker, return_exceptions=True)
 
 
-async def test_stream_limits_are_brought_up_to_date(bus: Bus) -> None:
+async def test_stream_limits_are_brought_up_to_date(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed definition changes the stream; an unchanged one is left alone."""
     stream = streams.cluster("u-limits")
-    await bus.ensure_stream(stream)
-    await bus.ensure_stream(stream)
+    updated: list[str] = []
+    update = JetStreamManager.update_stream
+
+    async def spy(self: Any, config: Any) -> Any:
+        updated.append(config.name)
+        return await update(self, config)
+
+    monkeypatch.setattr(JetStreamManager, "update_stream", spy)
+    for unchanged in (stream, *streams.HUB):
+        await bus.delete_stream(unchanged.name)
+        await bus.ensure_stream(unchanged)
+        await bus.ensure_stream(unchanged)
+    assert updated == []
     await bus.ensure_stream(Stream(stream.name, stream.subjects, 1024 * 1024, 60, healed=True))
+    assert updated == [stream.name]
+    with pytest.raises(Unavailable, match="refused OVERLAP"):
+        await bus.ensure_stream(Stream("OVERLAP", stream.subjects, 1024 * 1024, 60))
     info = await (await bus._connection.client(1)).jetstream().stream_info(stream.name)
     assert (info.config.max_bytes, info.config.max_age, info.config.retention) == (1024 * 1024, 60, RetentionPolicy.LIMITS)
     assert stream.name in await bus.streams(streams.CLUSTER_PREFIX)

@@ -2,7 +2,8 @@
 
 In the section `## Walk-through`, each fenced `sh` block is run, all in one bash session that has read the stack's `env`
 file. A fenced `text` block after it is what it must print: `…` stands for anything in a line, alone on a line for any
-lines. A block must succeed. `<!-- eventually 30s -->` before a block lets it be tried again until it does both.
+lines; it may be a refusal, so the exit code does not count then. A block without one must succeed. A comment
+`<!-- eventually 30s -->` before a block lets it be tried again until it does.
 """
 
 from __future__ import annotations
@@ -143,11 +144,10 @@ async def _step(shell: _Shell, step: Step, number: int) -> str:
     deadline = time.monotonic() + step.within * float(os.environ.get("KUBEGEMS_TEST_TIMESCALE", "1"))
     while True:
         code, printed = await shell.run(step.commands)
-        fits = step.expected is None or matches(step.expected, printed)
-        if fits and code == 0:
+        if code == 0 if step.expected is None else matches(step.expected, printed):
             return printed
         if time.monotonic() > deadline:
-            wanted = f"\nexpected:\n{step.expected}" if step.expected and not fits else ""
+            wanted = f"\nexpected:\n{step.expected}" if step.expected else ""
             raise LocalError(f"step {number} failed (exit code {code}):\n{step.commands.strip()}\nprinted:\n{printed}{wanted}")
         await asyncio.sleep(0.5)
 

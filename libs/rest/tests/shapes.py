@@ -29,6 +29,20 @@ _SCALARS = [
 ]  # fmt: skip
 
 
+_MAPS = (("string", "string"), ("int64", "double"), ("bool", "bytes"), ("string", "message"), ("string", "enum"))
+
+
+def _entry(every: descriptor_pb2.DescriptorProto, key: str, value: str) -> str:
+    """Adds the entry type of a map field; its full name."""
+    name = f"Map{key.title()}{value.title()}Entry"
+    entry = every.nested_type.add(name=name)
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=F.LABEL_OPTIONAL, type=F.Type.Value(f"TYPE_{key.upper()}"))
+    of = {"message": ".kubegems.shapes.Every", "enum": ".kubegems.shapes.Every.Color"}.get(value)
+    entry.field.add(name="value", number=2, label=F.LABEL_OPTIONAL, type=F.Type.Value(f"TYPE_{value.upper()}"), type_name=of)
+    return f".kubegems.shapes.Every.{name}"
+
+
 def _every() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="every.proto", package="kubegems.shapes", syntax="proto3")
     parts = (timestamp_pb2, duration_pb2, field_mask_pb2, struct_pb2, empty_pb2, wrappers_pb2)
@@ -61,14 +75,8 @@ def _every() -> Any:
     add("child_choice", F.TYPE_MESSAGE, ".kubegems.shapes.Every", oneof_index=0)
     every.oneof_decl.add(name="_maybe")
     add("maybe", F.TYPE_INT32, oneof_index=1, proto3_optional=True)
-    for key, value in (("string", "string"), ("int64", "double"), ("bool", "bytes"), ("string", "message"), ("string", "enum")):
-        name = f"Map{key.title()}{value.title()}Entry"
-        entry = every.nested_type.add(name=name)
-        entry.options.map_entry = True
-        entry.field.add(name="key", number=1, label=1, type=F.Type.Value(f"TYPE_{key.upper()}"))
-        of = {"message": ".kubegems.shapes.Every", "enum": ".kubegems.shapes.Every.Color"}.get(value, "")
-        entry.field.add(name="value", number=2, label=1, type=F.Type.Value(f"TYPE_{value.upper()}"), type_name=of or None)
-        add(f"map_{key}_{value}", F.TYPE_MESSAGE, f".kubegems.shapes.Every.{name}", label=3)
+    for key, value in _MAPS:
+        add(f"map_{key}_{value}", F.TYPE_MESSAGE, _entry(every, key, value), label=3)
     descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
     return GetMessageClass(descriptor_pool.Default().FindMessageTypeByName("kubegems.shapes.Every"))
 

@@ -18,11 +18,12 @@ from prometheus_client import CollectorRegistry
 from kubegems.fleet.v1 import cluster_service_pb2
 from kubegems.identity.v1 import access_service_pb2
 from kubegems.messages.v1 import event_pb2
-from kubegems.tenancy.v1 import member_pb2, member_service_pb2, quota_service_pb2
+from kubegems.tenancy.v1 import member_pb2, member_service_pb2, quota_service_pb2, tenant_pb2
 from libs.faults import Exhausted, NotFound
 from libs.log import trace
 from libs.rest import Api, HttpServer, streams
 from libs.rpc import Pipeline, methods
+from libs.rpc.registry import bind
 from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Rights, Tenants, Units, Users
 
 SERVICES = [
@@ -326,3 +327,22 @@ async def test_refuses_what_two_parsers_could_read_differently(here: Here, reque
     answer = await here.raw(request_bytes)
     assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer[:200]
     assert not here.tenants.asked
+
+
+async def test_what_another_process_answered_is_encoded_here() -> None:
+    """Forwarded replies and stream items come as bytes, and go out as JSON."""
+
+    async def get(request: Any, _call: Any) -> bytes:
+        return bytes(tenant_pb2.Tenant(name=request.name, display_name="Far").SerializeToString())
+
+    async def subscribe(_request: Any, _call: Any) -> AsyncIterator[bytes]:
+        yield event_pb2.Event(scope="far").SerializeToString()
+
+    rpcs = ((TENANTS.methods_by_name["GetTenant"], get), (MESSAGES.methods_by_name["Subscribe"], subscribe))
+    served = [bind(rpc, handler, forwarded=True) for rpc, handler in rpcs]
+    server = HttpServer(Api(Pipeline(served, authenticate=Users(), registry=CollectorRegistry())))
+    base = f"http://127.0.0.1:{await server.start('127.0.0.1', 0, None)}/api/v1"
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer admin"}) as session:
+        assert await (await session.get(f"{base}/tenants/acme")).json() == {"name": "tenants/acme", "displayName": "Far"}
+        assert json.loads(await (await session.get(f"{base}/messages:subscribe")).read()) == {"scope": "far"}
+    await server.drain()

@@ -20,7 +20,7 @@ def environment(**fields: Any) -> dict[str, Any]:
     ("path", "body", "status", "field"),
     [
         ("/tenants", {"tenantId": "ok", "tenant": {"nope": 1}}, 400, "tenant.nope"),
-        ("/tenants", {"tenantId": "ok", "tenant": {"displayName": 5}}, 400, "tenant.displayName"),
+        ("/tenants", {"tenantId": "ok", "tenant": {"displayName": 5}}, 400, "tenant.display_name"),
         ("/tenants", {"tenantId": "Not_Good"}, 400, "tenant_id"),
         ("/tenants", {"tenantId": "initech"}, 409, ""),
         (f"{SHOP}/environments", environment(quota={"limits.cpu": "1000"}), 400, "limits.cpu"),

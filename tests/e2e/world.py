@@ -36,7 +36,7 @@ class World:
         path = self.home / f"{abs(hash(user.token))}.kubeconfig"
         path.touch(0o600)
         path.write_text(str(answer.ok()))
-        return Kubectl(path, self.home)
+        return Kubectl(path, self.home, NAMESPACE)
 
     async def ready(self, name: str = DEV, within: float = 30.0) -> Any:
         """The environment, once it is READY."""

@@ -32,6 +32,7 @@ class Kubectl:
 
     kubeconfig: Path
     home: Path
+    namespace: str = "default"
 
     async def __call__(self, *args: str, stdin: str = "", websockets: bool = True, seconds: float = COMMAND_SECONDS) -> Done:
         """One command; killed when it takes longer than `seconds`."""
@@ -60,4 +61,5 @@ class Kubectl:
             "KUBECTL_PORT_FORWARD_WEBSOCKETS": str(websockets).lower(),
         }
         program = str(Path(sys.prefix) / "bin" / "kubectl")
-        return await asyncio.create_subprocess_exec(program, *args, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+        given = ("--namespace", self.namespace, *args)
+        return await asyncio.create_subprocess_exec(program, *given, stdin=pipe, stdout=pipe, stderr=pipe, env=env)

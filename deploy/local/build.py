@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ async def _build(program: Program, go: str, target: Path) -> None:
     log = cache.folder() / "log" / f"build-{program.name}.log"
     log.unlink(missing_ok=True)
     try:
-        await run(Command(argv, log, env=_go_env()), within=_TIMEOUT)
+        await run(Command(argv, log, env=_go_env(), death=signal.SIGINT), within=_TIMEOUT)  # go ends its compilers at SIGINT
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import string
 from pathlib import Path
 
@@ -108,7 +107,7 @@ class Kwok:
             argv = (*self._wrapper, "sh", "-ec", _NAMED, "kwok", str(self.folder), str(self.binary), *self._flags(*map(str, files)))
         else:
             argv = (str(self.binary), *self._flags(*map(str, files)))
-        return Command(argv, self._log, env=env, stop=signal.SIGKILL, patience=5)
+        return Command(argv, self._log, env=env, patience=5, whole_group=True)
 
     def _flags(self, kubeconfig: str, config: str, certificate: str, key: str) -> tuple[str, ...]:
         return (

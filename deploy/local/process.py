@@ -34,6 +34,7 @@ class Command:
         stop: the signal that asks it to end.
         death: the signal it gets when we are gone.
         patience: seconds from `stop` to SIGKILL.
+        whole_group: `stop` goes to the program's children too, for one that only waits for its child.
     """
 
     argv: tuple[str, ...]
@@ -43,6 +44,7 @@ class Command:
     stop: signal.Signals = signal.SIGTERM
     death: signal.Signals = signal.SIGKILL
     patience: float = 25.0
+    whole_group: bool = False
 
 
 class Process:
@@ -87,8 +89,11 @@ class Process:
     async def stop(self) -> None:
         """Asks it to end, and ends it when it does not."""
         if self.code is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(self.command.stop)
+            if self.command.whole_group:
+                self._signal_group(self.command.stop)
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.send_signal(self.command.stop)
         try:
             async with asyncio.timeout(self.command.patience):
                 await self._process.wait()

@@ -59,12 +59,13 @@ class Supervisor:
         """Starts parts side by side and returns when all serve; raises LocalError. They are stopped before earlier ones."""
         layer = [Kept(part) for part in parts]
         self._layers.append(layer)
+        starting = [asyncio.create_task(self._first(kept), name=f"start {kept.part.name}") for kept in layer]
         try:
-            async with asyncio.TaskGroup() as group:
-                for kept in layer:
-                    group.create_task(self._first(kept), name=f"start {kept.part.name}")
-        except* LocalError as errors:
-            raise errors.exceptions[0] from None
+            await asyncio.gather(*starting)
+        finally:
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
 
     async def stop(self) -> None:
         """Stops all, the last started first; parts of one layer side by side."""

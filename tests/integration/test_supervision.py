@@ -72,6 +72,21 @@ async def test_a_part_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     await supervisor.stop()
 
 
+async def test_one_of_two_that_does_not_start_is_still_one_line(tmp_path: Path) -> None:
+    """The failure of one part beside another is the same plain error, and the other is stopped with the rest."""
+    supervisor = Supervisor(lambda _: None)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    good, bad = _part(tmp_path, _FOREVER, name="good"), _part(tmp_path, "raise SystemExit(4)", name="bad", ready=never)
+    with pytest.raises(LocalError, match="bad ended with code 4"):
+        await supervisor.start(good, bad)
+    await supervisor.stop()
+    process = supervisor.kept.get("good")
+    assert process is None or process.pid is None
+
+
 async def test_stop_ends_what_ignores_it(tmp_path: Path, eventually: Eventually) -> None:
     """A program deaf to SIGTERM, and the child it made, are ended once patience is over."""
     program = (

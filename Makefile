@@ -75,7 +75,7 @@ check: check-python check-protos ## Every check that runs nothing: style, types,
 check-python: setup
 	@ruff check . && ruff format --check --quiet .
 	@mypy
-	@lint-imports --no-cache | tail -n 25
+	@lint-imports --no-cache | tail -n 12
 
 check-protos: $(GOOGLEAPIS)/.done
 	@buf lint protos && buf format protos --diff --exit-code

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import math
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+
 from kubegems.agent.v1 import inventory_service_pb2
+from kubegems.agent.v1.events_pb2 import InterestHint
 from libs import log
 from libs.bus import Bus, Received, subjects
 from libs.clock import SystemClock, new_id
@@ -35,6 +42,8 @@ from services.agent.renewal import Renewal
 from services.agent.status import StatusReporter
 
 VERSION = "0.1.0"
+RELIST_SECONDS = 2.0  # least time between two lists that readers ask for
+RELIST_PERIOD = 1200.0  # well within the hour that a cluster's stream remembers
 _INVENTORY = inventory_service_pb2.DESCRIPTOR.services_by_name["InventoryService"]
 _log = log.get(__name__)
 
@@ -125,7 +134,8 @@ async def _work(ground: _Ground, pipeline: Pipeline, figures: Figures) -> None:
     life.spawn("status", reporter.run())
     life.spawn("interest", interest.run())
     life.spawn("desired state hints", _on_hint(ground.bus.subscribe(subjects.desired(uid)), follower.poke))
-    life.spawn("interest hints", _on_hint(ground.bus.subscribe(subjects.interest(uid)), interest.poke))
+    life.spawn("interest hints", _on_interest(ground.bus.subscribe(subjects.interest(uid)), interest, observation))
+    life.spawn("relist", _relist(observation))
 
 
 def _observation(ground: _Ground, observer: Observer) -> Observation:
@@ -168,3 +178,22 @@ async def _on_hint(hints: AsyncGenerator[Received, None], poke: Callable[[str], 
     """Passes hints on, with their trace; a gap is one too, since what was missed may have been one."""
     async for received in hints:
         poke(received.traceparent)
+
+
+async def _on_interest(hints: AsyncGenerator[Received, None], interest: Interest, observation: Observation) -> None:
+    """Asks what is of interest now; lists afresh when a reader says that it missed something, at most every few seconds."""
+    loop = asyncio.get_running_loop()
+    listed = -math.inf
+    async for received in hints:
+        interest.poke(received.traceparent)
+        with contextlib.suppress(ValueError, DecodeError):
+            if received.parse(InterestHint).relist and loop.time() - listed >= RELIST_SECONDS:
+                listed = loop.time()
+                observation.relist()
+
+
+async def _relist(observation: Observation) -> None:
+    """Lists afresh now and then, so that a hub that lost everything is whole again although no hint came through."""
+    while True:
+        await asyncio.sleep(RELIST_PERIOD * random.uniform(0.8, 1.2))  # noqa: S311 -- jitter
+        observation.relist()

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 
-from kubegems.agent.v1.events_pb2 import ObservedChange
-from kubegems.fleet.v1.events_pb2 import ClusterLinkChanged, DesiredStateHint
+from kubegems.agent.v1.events_pb2 import InterestHint, ObservedChange
+from kubegems.fleet.v1.events_pb2 import ClusterLinkChanged
 from kubegems.jobs.v1.events_pb2 import JobMoved
 from libs import log
 from libs.bus import Bus, Received, streams, subjects
@@ -85,7 +85,7 @@ class Consumers:
             return
         self._relisted[uid] = now
         try:
-            await self._bus.hint(subjects.interest(uid), DesiredStateHint())
+            await self._bus.hint(subjects.interest(uid), InterestHint(relist=True))
         except Fault as fault:
             _log.warning("relist.not_asked", cluster_uid=uid, error=str(fault))
 

@@ -94,7 +94,9 @@ class User:
             assert reply.headers["Content-Type"].startswith("text/event-stream")
             async for line in reply.content:
                 if line.startswith(b"data:"):
-                    yield json.loads(line[5:])
+                    event = json.loads(line[5:])
+                    assert "error" not in event, event
+                    yield event
 
     def _headers(self) -> dict[str, str]:
         return self.headers | ({"Authorization": f"Bearer {self.token}"} if self.token else {})

@@ -55,6 +55,14 @@ class Feed:
         if not self._out:
             self.waiting.clear()
 
+    def relist(self) -> None:
+        """Lists the whole kind afresh, from the copy; a list that is under way is finished first."""
+        self._pending.clear()
+        self._listing = True
+        self.relists += 1
+        if self._listed:
+            self.waiting.set()
+
     async def take(self, change: Change) -> None:
         """Takes a change in; never waits."""
         if change.verb is Verb.LISTED:

@@ -59,3 +59,8 @@ class Observation:
         for task in self._tasks.pop(kind, ()):
             task.cancel()
         self._observer.remove(kind)
+
+    def relist(self) -> None:
+        """Lists every kind afresh: some reader has missed something."""
+        for kind in self._tasks:
+            self._feeds[kind].relist()

@@ -176,3 +176,25 @@ class ObservedChange(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ObservedChange: _TypeAlias = ObservedChange  # noqa: Y015
+
+@_typing.final
+class InterestHint(_message.Message):
+    """InterestHint tells an agent on `gems.interest.{uid}` that others look at other kinds now, or missed something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELIST_FIELD_NUMBER: _builtins.int
+    relist: _builtins.bool
+    """List every observed kind afresh: a reader of the changes has found a gap."""
+    def __init__(
+        self,
+        *,
+        relist: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["relist", b"relist"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterestHint: _TypeAlias = InterestHint  # noqa: Y015

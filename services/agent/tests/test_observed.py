@@ -289,3 +289,21 @@ async def test_a_real_cluster_is_observed(kube: KubeClient, eventually: Callable
         await eventually(lambda: any(m.name == "observed-test" and "deleting" in m.columns for m in broker.messages()), within=10)
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_a_reader_that_missed_something_gets_a_fresh_list(eventually: Callable[..., Awaitable[Any]]) -> None:
+    """Asked to relist, the kind is listed from the copy, numbered on; also when a list is under way, and never before a first one."""
+    broker, kind = Broker(), Kind()
+    kind.feed.relist()
+    await kind.put("a")
+    async with publishing(broker, kind.feed):
+        await asyncio.sleep(0.02)
+        assert broker.taken == []
+        await kind.feed.take(LISTED)
+        await eventually(lambda: len(broker.taken) == 3, within=5)
+        await kind.put("b")
+        kind.feed.relist()
+        kind.feed.relist()
+        await eventually(lambda: broker.messages()[-1].verb == Wire.LISTED and len(broker.taken) >= 7, within=5)
+    assert replayed(broker.messages()) == {"a", "b"}
+    assert [m.verb for m in broker.messages()].count(Wire.LISTING) == 2

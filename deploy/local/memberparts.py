@@ -99,12 +99,13 @@ class MemberParts:
             "nats_address": hub.nats_url.rsplit("//", 1)[-1],
             "ca_hash": hub.certificates.authority.fingerprint,
             "kubeconfig_file": kubeconfig,
-            "pod_cidrs": kwok.POD_CIDR if self._options.kubeconfig is None else "",
             "grpc_port": port,
             "metrics_port": take(f"{name}-metrics"),
             "grpc_address": f"127.0.0.1:{port}",
             "metrics_address": f"127.0.0.1:{take(f'{name}-metrics')}",
         }
+        if self._options.kubeconfig is None:
+            facts["pod_cidrs"] = kwok.POD_CIDR  # simulated nodes publish none
         if token_file:
             facts["join_token_file"] = token_file
         log = self._layout.logs / f"{name}.log"

@@ -104,7 +104,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 def _typed(raw: Any, hint: Any) -> Any:
     options = [a for a in get_args(hint) if a is not NoneType] if NoneType in get_args(hint) else [hint]
     kind = options[0]
-    if raw in ("", None) and len(options) < len(get_args(hint)):
+    if raw in ("", None) and NoneType in get_args(hint):
         return None
     if kind is bool:
         if str(raw).lower() not in ("true", "false", "1", "0"):

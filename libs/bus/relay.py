@@ -22,6 +22,7 @@ from libs import log
 from libs.bus import subjects
 from libs.bus.bus import Bus
 from libs.faults import Fault
+from libs.log import trace
 from libs.pg import Database
 from libs.pg.outbox import CHANNEL
 
@@ -147,12 +148,7 @@ class Relay:
     async def _store(self, rows: list[Any]) -> tuple[list[Any], Fault | None]:
         # sent in order over one connection, so stored in order; what fails is sent again later, under the same id
         results = await asyncio.gather(
-            *(
-                self._bus.publish_bytes(
-                    row["subject"], row["payload"], type_=row["type"], id_=str(row["id"]), traceparent=row["traceparent"], seconds=_PUBLISH
-                )
-                for row in rows
-            ),
+            *(self._publish(row) for row in rows),
             return_exceptions=True,
         )
         done = [row["id"] for row, result in zip(rows, results, strict=True) if isinstance(result, int)]
@@ -160,6 +156,12 @@ class Relay:
             if isinstance(result, BaseException) and not isinstance(result, Fault):
                 raise result
         return done, next((result for result in results if isinstance(result, Fault)), None)
+
+    async def _publish(self, row: Any) -> int:
+        with trace.span(f"{row['subject']} publish", parent=row["traceparent"] or None, kind=trace.SpanKind.PRODUCER):
+            return await self._bus.publish_bytes(
+                row["subject"], row["payload"], type_=row["type"], id_=str(row["id"]), traceparent=trace.traceparent(), seconds=_PUBLISH
+            )
 
     async def _hint(self, rows: list[Any]) -> tuple[list[Any], Fault | None]:
         try:

@@ -38,6 +38,7 @@ async def test_a_new_environment_is_one_trace_from_rest_to_the_reconcile(platfor
     names = {(s.service, s.name) for s in spans}
     assert any(service == "kubegems-gateway" and "CreateEnvironment" in name for service, name in names)
     assert ("kubegems-gateway", "desired.hint") in names, names
+    assert any(service == "kubegems-gateway" and name.endswith(" publish") for service, name in names), names
     assert any(service == "kubegems-agent" and "apply" in name for service, name in names), names
     assert any(service == "kubegems-controller" and "reconcile" in name for service, name in names), names
 

@@ -148,7 +148,7 @@ class Relay:
     async def _store(self, rows: list[Any]) -> tuple[list[Any], Fault | None]:
         # sent in order over one connection, so stored in order; what fails is sent again later, under the same id
         results = await asyncio.gather(
-            *(self._publish(row) for row in rows),
+            *(self._stored(row) for row in rows),
             return_exceptions=True,
         )
         done = [row["id"] for row, result in zip(rows, results, strict=True) if isinstance(result, int)]
@@ -157,7 +157,7 @@ class Relay:
                 raise result
         return done, next((result for result in results if isinstance(result, Fault)), None)
 
-    async def _publish(self, row: Any) -> int:
+    async def _stored(self, row: Any) -> int:
         with trace.span(f"{row['subject']} publish", parent=row["traceparent"] or None, kind=trace.SpanKind.PRODUCER):
             return await self._bus.publish_bytes(
                 row["subject"], row["payload"], type_=row["type"], id_=str(row["id"]), traceparent=trace.traceparent(), seconds=_PUBLISH

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from kubegems.policy.v1 import policy_pb2
 from libs.faults import Invalid, Violation
-from libs.rpc import fields
+from libs.rpc import fields, together
 
 Check = Callable[[Any, str, list[Violation]], None]
 DEFAULT_MAX_LENGTH = 4096
@@ -49,6 +49,7 @@ def checks(descriptor: Descriptor) -> list[Check]:
     if known is None:
         known = _compiled[descriptor.full_name] = []  # in place before its fields, since types may hold themselves
         known += [check for field in descriptor.fields for check in _field(field)]
+        known += together.checks(descriptor)
     return known
 
 
@@ -58,6 +59,7 @@ def problems(descriptor: Descriptor, seen: set[str] | None = None) -> Iterator[s
     if descriptor.full_name in seen or not _ours(descriptor):
         return
     seen.add(descriptor.full_name)
+    yield from together.problems(descriptor)
     for field in descriptor.fields:
         rule = fields.rule(field)
         if rule.required and field.type == _BOOL and not field.has_presence:
@@ -153,7 +155,7 @@ def _list(field: FieldDescriptor, rule: policy_pb2.FieldRule) -> Iterator[Check]
             for one in inner or ():
                 one(item, path + ".", found)
 
-    if inner or value:
+    if inner is not None or value is not None:  # a type that holds itself has no checks yet
         yield check
 
 

@@ -70,7 +70,7 @@ MAY: list[tuple[str, str, str]] = [
     ("ProjectService/ListProjects", P, "$@" + SEE),
     ("ProjectService/GetProject", "tenants/acme/projects/blog", "$@A"),
     ("ProjectService/CreateProject", T, "$A"),
-    ("ProjectService/UpdateProject", P, "$Aa"),
+    ("ProjectService/UpdateProject", P, "$Aao"),  # of ops the isolation switch alone, which the handler sees to
     ("ProjectService/DeleteProject", P, "$Aa"),
     ("ProjectService/DeleteProject", "tenants/acme/projects/blog", "$A"),
     # Environments.

@@ -9,7 +9,7 @@ import pytest
 from kubegems.fleet.v1 import cluster_service_pb2, enrolment_service_pb2
 from kubegems.identity.v1 import user_service_pb2
 from kubegems.messages.v1 import message_service_pb2
-from kubegems.tenancy.v1 import quota_pb2, quota_service_pb2, tenant_pb2, tenant_service_pb2
+from kubegems.tenancy.v1 import environment_service_pb2, quota_pb2, quota_service_pb2, tenant_pb2, tenant_service_pb2
 from libs.faults import Invalid
 from libs.rpc.validation import validate
 
@@ -40,6 +40,16 @@ def violations(message: Any) -> dict[str, str]:
         (tenant_service_pb2.ListTenantsRequest(page_size=501), "page_size", "501 must be at most 500"),
         (tenant_service_pb2.ListTenantsRequest(filter="x" * 4097), "filter", "4097 characters; at most 4096"),
         (cluster_service_pb2.ConfirmClusterRequest(name="clusters/a"), "generation", "is required"),
+        (
+            environment_service_pb2.CreateEnvironmentRequest(parent="tenants/a/projects/b", environment_id="dev"),
+            "environment.cluster",
+            "is required",
+        ),
+        (
+            user_service_pb2.ChangePasswordRequest(name="users/me", old_password="the same words", new_password="the same words"),
+            "new_password",
+            "must differ from old_password",
+        ),
         (message_service_pb2.SubscribeRequest(scopes=["tenants/a", "x"]), "scopes[1]", "'x' must match"),
         (message_service_pb2.SubscribeRequest(scopes=["tenants/a"] * 65), "scopes", "65 items; at most 64"),
         (

@@ -6,7 +6,7 @@ from typing import Any
 
 from kubegems.tenancy.v1 import project_pb2, project_service_pb2
 from libs import clock, pg
-from libs.faults import Precondition
+from libs.faults import PermissionDenied, Precondition
 from libs.pg import Record, Tx
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
@@ -16,6 +16,7 @@ from services.gateway.tenancy.domain import names
 _FIELDS = ("display_name", "description", "isolated")
 VIEW = "tenancy.projects.view"
 LIST = "tenancy.projects.list"
+UPDATE = "tenancy.projects.update"
 
 
 class ProjectNotEmpty(Precondition):
@@ -62,7 +63,7 @@ class ProjectService:
         return project_service_pb2.ListProjectsResponse(projects=shown, next_page_token=found.token, total_size=found.total)
 
     async def UpdateProject(self, request: project_service_pb2.UpdateProjectRequest, call: Call) -> project_pb2.Project:
-        """Changes a project; NotFound, Stale, Invalid."""
+        """Changes a project; NotFound, Stale, Invalid, PermissionDenied."""
         changed = masks.paths(request.project, request.update_mask, known=_FIELDS)
         tenant, project = names.given(request.project.name, "project.name", "tenants/{tenant}/projects/{project}")
         tx = await pg.tx(call)
@@ -70,6 +71,7 @@ class ProjectService:
         pg.check_etag(request.project.etag, row["version"])
         parents.refuse_deleting(row, request.project.name)
         fields = {f: getattr(request.project, f) if f in changed else row[f] for f in _FIELDS}
+        _refuse_more_than_isolation(call, request.project.name, fields, row)
         await projects_store.update(tx, tenant, project, fields)
         if fields["isolated"] != row["isolated"]:
             await derive.networks(tx, tenant)
@@ -93,6 +95,13 @@ class ProjectService:
         if row["isolated"]:
             await derive.networks(tx, tenant)
         return message
+
+
+def _refuse_more_than_isolation(call: Call, name: str, fields: dict[str, Any], row: Record) -> None:
+    """Whoever holds the isolation switch alone changes nothing else; raises PermissionDenied naming what it would."""
+    others = sorted(field for field in _FIELDS if field != "isolated" and fields[field] != row[field])
+    if others and not call.caller.allows(UPDATE, name):
+        raise PermissionDenied(f"{', '.join(others)}: needs the permission {UPDATE} at {name}", {"permission": UPDATE, "scope": name})
 
 
 def _fields(message: project_pb2.Project) -> dict[str, Any]:

@@ -142,6 +142,7 @@ class Rule(_message.Message):
     INTERNAL_FIELD_NUMBER: _builtins.int
     FILTERED_FIELD_NUMBER: _builtins.int
     EXTERNAL_FIELD_NUMBER: _builtins.int
+    MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
     auth: Global___Rule.Auth.ValueType
     """How the caller proves who it is."""
     permission: _builtins.str
@@ -156,6 +157,10 @@ class Rule(_message.Message):
     """Any signed-in user may call; the handler returns only what lies in the scopes where the caller holds the permission."""
     external: _builtins.bool
     """The call leaves PostgreSQL (cluster write, exec, secret read): its audit intent is committed before, its outcome after."""
+    max_request_bytes: _builtins.int
+    """Greatest size of a request in bytes: of a message over gRPC, of a body over REST, of all that is uploaded when the
+    request is a stream. 0 means 1 MiB, and 8 MiB for internal methods.
+    """
     @_builtins.property
     def scope(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Request fields (dotted paths) that carry the resource names at which the permission is demanded. Empty: at the platform."""
@@ -171,14 +176,75 @@ class Rule(_message.Message):
         internal: _builtins.bool = ...,
         filtered: _builtins.bool = ...,
         external: _builtins.bool = ...,
+        max_request_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "auth", b"auth", "external", b"external", "filtered", b"filtered", "internal", b"internal", "permission", b"permission", "rate", b"rate", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "auth", b"auth", "external", b"external", "filtered", b"filtered", "internal", b"internal", "max_request_bytes", b"max_request_bytes", "permission", b"permission", "rate", b"rate", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rule: _TypeAlias = Rule  # noqa: Y015
+
+@_typing.final
+class MessageRule(_message.Message):
+    """MessageRule is what the fields of a message must satisfy together, once each alone is right."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_LEAST_ONE_FIELD_NUMBER: _builtins.int
+    MUTUALLY_EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    DIFFERENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def at_least_one(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSet]:
+        """Of each of these sets at least one field must be given."""
+
+    @_builtins.property
+    def mutually_exclusive(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSet]:
+        """Of each of these sets at most one field may be given."""
+
+    @_builtins.property
+    def different(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSet]:
+        """The fields of each of these sets, where given, must differ from each other."""
+
+    def __init__(
+        self,
+        *,
+        at_least_one: _abc.Iterable[Global___FieldSet] | None = ...,
+        mutually_exclusive: _abc.Iterable[Global___FieldSet] | None = ...,
+        different: _abc.Iterable[Global___FieldSet] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_one", b"at_least_one", "different", b"different", "mutually_exclusive", b"mutually_exclusive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MessageRule: _TypeAlias = MessageRule  # noqa: Y015
+
+@_typing.final
+class FieldSet(_message.Message):
+    """FieldSet names some fields of a message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Dotted paths; none leads through a list or a map."""
+
+    def __init__(
+        self,
+        *,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldSet: _TypeAlias = FieldSet  # noqa: Y015
 
 @_typing.final
 class FieldRule(_message.Message):
@@ -247,7 +313,10 @@ Global___FieldRule: _TypeAlias = FieldRule  # noqa: Y015
 
 RULE_FIELD_NUMBER: _builtins.int
 FIELD_FIELD_NUMBER: _builtins.int
+MESSAGE_FIELD_NUMBER: _builtins.int
 rule: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Rule]
 """The rule of the method."""
 field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldRule]
 """The rule of the field."""
+message: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___MessageRule]
+"""The rule of the message."""

@@ -89,7 +89,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProject(self, request, context):
-        """Changes a project. ABORTED when the etag is stale; INVALID_ARGUMENT for a field that cannot be changed.
+        """Changes a project. ABORTED when the etag is stale; INVALID_ARGUMENT for a field that cannot be changed. `isolated` alone needs `tenancy.isolation.update`; any other field that would become different also `tenancy.projects.update`, else PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

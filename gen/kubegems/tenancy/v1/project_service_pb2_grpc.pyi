@@ -24,7 +24,7 @@ class ProjectServiceStub:
     ListProjects: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ListProjectsRequest, _project_service_pb2.ListProjectsResponse]
     """Lists the projects that the caller may see, by name. `tenants/-` and `projects/-` stand for all."""
     UpdateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.UpdateProjectRequest, _project_pb2.Project]
-    """Changes a project. ABORTED when the etag is stale; INVALID_ARGUMENT for a field that cannot be changed."""
+    """Changes a project. ABORTED when the etag is stale; INVALID_ARGUMENT for a field that cannot be changed. `isolated` alone needs `tenancy.isolation.update`; any other field that would become different also `tenancy.projects.update`, else PERMISSION_DENIED."""
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.DeleteProjectRequest, _project_pb2.Project]
     """Starts to delete a project; it stays DELETING until the clusters have confirmed. FAILED_PRECONDITION names what is left in it."""
 
@@ -61,7 +61,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.UpdateProjectRequest,
         context: _aio.ServicerContext[_project_service_pb2.UpdateProjectRequest, _abc.Awaitable[_project_pb2.Project]],
     ) -> _abc.Awaitable[_project_pb2.Project]:
-        """Changes a project. ABORTED when the etag is stale; INVALID_ARGUMENT for a field that cannot be changed."""
+        """Changes a project. ABORTED when the etag is stale; INVALID_ARGUMENT for a field that cannot be changed. `isolated` alone needs `tenancy.isolation.update`; any other field that would become different also `tenancy.projects.update`, else PERMISSION_DENIED."""
 
     @_abc_1.abstractmethod
     def DeleteProject(

@@ -97,6 +97,37 @@ async def test_isolation_switches_reach_every_cluster_of_the_tenant(house: House
     assert (await house.spec(uid_two, "TenantNetworkPolicy", tenant))["projectNetworkPolicies"] == []
 
 
+@pytest.mark.parametrize(("role", "switches", "renames"), [("ADMIN", True, True), ("OPS", True, False), ("DEV", False, False)])
+async def test_ops_hold_the_isolation_switch_and_nothing_else_of_a_project(
+    house: House, role: str, *, switches: bool, renames: bool
+) -> None:
+    """Ops may isolate their project, also by sending all of it back, but a text that becomes different is refused and kept."""
+    cluster, _ = await house.cluster()
+    tenant = await house.tenant(cluster)
+    name = f"tenants/{tenant}/projects/shop"
+    user = await house.user()
+    await house.member(name, user, role)
+
+    async def update(*paths: str, **fields: Any) -> Any:
+        mask = FieldMask(paths=paths)
+        request = project_service_pb2.UpdateProjectRequest(project=project_pb2.Project(name=name, **fields), update_mask=mask)
+        return await house.call("ProjectService/UpdateProject", request, user)
+
+    if switches:
+        assert (await update(isolated=True)).isolated
+        assert not (await update("*", isolated=False)).isolated
+    else:
+        with refused("PERMISSION_DENIED", "tenancy.isolation.update"):
+            await update(isolated=True)
+    if renames:
+        assert (await update(display_name="Shop", isolated=True)).display_name == "Shop"
+    else:
+        with refused("PERMISSION_DENIED", "tenancy.projects.update" if switches else "tenancy.isolation.update"):
+            await update(display_name="Shop", isolated=True)
+        (row,) = await house.sql("SELECT display_name, isolated FROM tenancy.projects WHERE tenant = $1 AND name = 'shop'", tenant)
+        assert row == {"display_name": "", "isolated": False}
+
+
 async def test_concurrent_switches_lose_nothing(house: House) -> None:
     """Projects isolated at the same time all end up in the policy."""
     cluster, uid = await house.cluster()

@@ -59,6 +59,7 @@ class FetchDesiredStateResponse(_message.Message):
     OBJECTS_FIELD_NUMBER: _builtins.int
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     CONFIRMED_GENERATION_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     hub_uid: _builtins.str
     """Uid of the hub that derived the set."""
     generation: _builtins.int
@@ -69,6 +70,8 @@ class FetchDesiredStateResponse(_message.Message):
     """The agent is current; the lists are empty."""
     confirmed_generation: _builtins.int
     """Greatest generation whose removals a human has confirmed."""
+    paused: _builtins.bool
+    """Nothing is to be made, changed, put right or removed until this is false again. From protocol 2; hubs tell older agents nothing new instead."""
     @_builtins.property
     def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___DesiredObject]:
         """What should be, ordered so that what others need comes first."""
@@ -87,10 +90,11 @@ class FetchDesiredStateResponse(_message.Message):
         objects: _abc.Iterable[Global___DesiredObject] | None = ...,
         tombstones: _abc.Iterable[Global___Tombstone] | None = ...,
         confirmed_generation: _builtins.int = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "confirmed_generation", b"confirmed_generation", "generation", b"generation", "hub_uid", b"hub_uid", "objects", b"objects", "tombstones", b"tombstones", "unchanged", b"unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "confirmed_generation", b"confirmed_generation", "generation", b"generation", "hub_uid", b"hub_uid", "objects", b"objects", "paused", b"paused", "tombstones", b"tombstones", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,7 +440,7 @@ class FetchInterestResponse(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`{resource}.{version}.{group}`, such as `deployments.v1.apps`; the core group is empty, as in `pods.v1.`."""
+        """`{resource}.{version}.{group}`, such as `deployments.v1.apps`; the core group is empty, as in `pods.v1.`. An empty version, as in `certificates..cert-manager.io`, means the one that the API server prefers."""
 
     def __init__(
         self,

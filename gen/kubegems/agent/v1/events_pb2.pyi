@@ -198,3 +198,71 @@ class InterestHint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InterestHint: _TypeAlias = InterestHint  # noqa: Y015
+
+@_typing.final
+class Watermark(_message.Message):
+    """Watermark tells, every few seconds on `gems.cluster.{uid}.watermark`, how far the agent has published each kind that it
+    observes now. Who has read less has missed something; a kind that is not named is not observed any more.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Mark(_message.Message):
+        """Mark is how far one kind is."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        GROUP_FIELD_NUMBER: _builtins.int
+        RESOURCE_FIELD_NUMBER: _builtins.int
+        COUNTER_FIELD_NUMBER: _builtins.int
+        PROBLEM_FIELD_NUMBER: _builtins.int
+        group: _builtins.str
+        """API group; empty for core."""
+        resource: _builtins.str
+        """Plural resource name."""
+        counter: _builtins.int
+        """Counter of the last change that the broker has taken; 0 for none."""
+        problem: _builtins.str
+        """Why the kind cannot be watched now, such as `FORBIDDEN`; empty when it can."""
+        def __init__(
+            self,
+            *,
+            group: _builtins.str = ...,
+            resource: _builtins.str = ...,
+            counter: _builtins.int = ...,
+            problem: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["counter", b"counter", "group", b"group", "problem", b"problem", "resource", b"resource"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.str
+    """The agent's start."""
+    @_builtins.property
+    def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Watermark.Mark]:
+        """The kinds."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When this was."""
+
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.str = ...,
+        marks: _abc.Iterable[Global___Watermark.Mark] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "marks", b"marks", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Watermark: _TypeAlias = Watermark  # noqa: Y015

@@ -26,7 +26,7 @@ from kubegems.fleet.v1 import cluster_pb2 as kubegems_dot_fleet_dot_v1_dot_clust
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.kubegems/fleet/v1/cluster_access_service.proto\x12\x11kubegems.fleet.v1\x1a\x1fkubegems/fleet/v1/cluster.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x12\n\x10ListLinksRequest\"\x83\x01\n\x11ListLinksResponse\x12\x38\n\x05links\x18\x01 \x03(\x0b\x32).kubegems.fleet.v1.ListLinksResponse.Link\x1a\x34\n\x04Link\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\"@\n\x15\x43ountInventoryRequest\x12\'\n\x07\x63luster\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\"I\n\x16\x43ountInventoryResponse\x12/\n\tinventory\x18\x01 \x01(\x0b\x32\x1c.kubegems.fleet.v1.Inventory\"\xb3\x01\n\x18RequestKubernetesRequest\x12\'\n\x07\x63luster\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x18\n\x08username\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x1b\n\x06method\x18\x03 \x01(\tB\x0b\x92\xb5\x18\x07\x08\x01*\x03GET\x12(\n\x04path\x18\x04 \x01(\tB\x1a\x92\xb5\x18\x16\x08\x01*\x12/(api|apis)/[^?#]*\x12\r\n\x05query\x18\x05 \x01(\t\"9\n\x19RequestKubernetesResponse\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"7\n\x18LocateEnvironmentRequest\x12\x1b\n\x0b\x65nvironment\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\"?\n\x19LocateEnvironmentResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t2\xf1\x03\n\x14\x43lusterAccessService\x12\x64\n\tListLinks\x12#.kubegems.fleet.v1.ListLinksRequest\x1a$.kubegems.fleet.v1.ListLinksResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12u\n\x0e\x43ountInventory\x12(.kubegems.fleet.v1.CountInventoryRequest\x1a).kubegems.fleet.v1.CountInventoryResponse\"\x0e\x8a\xb5\x18\n\x08\x05 \x03(\x05\x30\x01@\x01\x12|\n\x11LocateEnvironment\x12+.kubegems.fleet.v1.LocateEnvironmentRequest\x1a,.kubegems.fleet.v1.LocateEnvironmentResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12~\n\x11RequestKubernetes\x12+.kubegems.fleet.v1.RequestKubernetesRequest\x1a,.kubegems.fleet.v1.RequestKubernetesResponse\"\x0e\x8a\xb5\x18\n\x08\x05 \x02(\x05\x30\x01@\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.kubegems/fleet/v1/cluster_access_service.proto\x12\x11kubegems.fleet.v1\x1a\x1fkubegems/fleet/v1/cluster.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x12\n\x10ListLinksRequest\"\x83\x01\n\x11ListLinksResponse\x12\x38\n\x05links\x18\x01 \x03(\x0b\x32).kubegems.fleet.v1.ListLinksResponse.Link\x1a\x34\n\x04Link\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\"@\n\x15\x43ountInventoryRequest\x12\'\n\x07\x63luster\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\"I\n\x16\x43ountInventoryResponse\x12/\n\tinventory\x18\x01 \x01(\x0b\x32\x1c.kubegems.fleet.v1.Inventory\"\xb3\x01\n\x18RequestKubernetesRequest\x12\'\n\x07\x63luster\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x18\n\x08username\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x1b\n\x06method\x18\x03 \x01(\tB\x0b\x92\xb5\x18\x07\x08\x01*\x03GET\x12(\n\x04path\x18\x04 \x01(\tB\x1a\x92\xb5\x18\x16\x08\x01*\x12/(api|apis)/[^?#]*\x12\r\n\x05query\x18\x05 \x01(\t\"9\n\x19RequestKubernetesResponse\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"7\n\x18LocateEnvironmentRequest\x12\x1b\n\x0b\x65nvironment\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\"?\n\x19LocateEnvironmentResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"\xd1\x01\n\x15ReportInterestRequest\x12\x17\n\x07replica\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12S\n\x08\x63lusters\x18\x02 \x03(\x0b\x32\x38.kubegems.fleet.v1.ReportInterestRequest.ClusterInterestB\x07\x92\xb5\x18\x03 \x80 \x1aJ\n\x0f\x43lusterInterest\x12\x1b\n\x0b\x63luster_uid\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\tresources\x18\x02 \x03(\tB\x07\x92\xb5\x18\x03 \x80\x02\"\x18\n\x16ReportInterestResponse2\xe6\x04\n\x14\x43lusterAccessService\x12\x64\n\tListLinks\x12#.kubegems.fleet.v1.ListLinksRequest\x1a$.kubegems.fleet.v1.ListLinksResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12u\n\x0e\x43ountInventory\x12(.kubegems.fleet.v1.CountInventoryRequest\x1a).kubegems.fleet.v1.CountInventoryResponse\"\x0e\x8a\xb5\x18\n\x08\x05 \x03(\x05\x30\x01@\x01\x12s\n\x0eReportInterest\x12(.kubegems.fleet.v1.ReportInterestRequest\x1a).kubegems.fleet.v1.ReportInterestResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12|\n\x11LocateEnvironment\x12+.kubegems.fleet.v1.LocateEnvironmentRequest\x1a,.kubegems.fleet.v1.LocateEnvironmentResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12~\n\x11RequestKubernetes\x12+.kubegems.fleet.v1.RequestKubernetesRequest\x1a,.kubegems.fleet.v1.RequestKubernetesResponse\"\x0e\x8a\xb5\x18\n\x08\x05 \x02(\x05\x30\x01@\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,10 +45,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTKUBERNETESREQUEST'].fields_by_name['path']._serialized_options = b'\222\265\030\026\010\001*\022/(api|apis)/[^?#]*'
   _globals['_LOCATEENVIRONMENTREQUEST'].fields_by_name['environment']._loaded_options = None
   _globals['_LOCATEENVIRONMENTREQUEST'].fields_by_name['environment']._serialized_options = b'\222\265\030\002\010\001'
+  _globals['_REPORTINTERESTREQUEST_CLUSTERINTEREST'].fields_by_name['cluster_uid']._loaded_options = None
+  _globals['_REPORTINTERESTREQUEST_CLUSTERINTEREST'].fields_by_name['cluster_uid']._serialized_options = b'\222\265\030\002\010\001'
+  _globals['_REPORTINTERESTREQUEST_CLUSTERINTEREST'].fields_by_name['resources']._loaded_options = None
+  _globals['_REPORTINTERESTREQUEST_CLUSTERINTEREST'].fields_by_name['resources']._serialized_options = b'\222\265\030\003 \200\002'
+  _globals['_REPORTINTERESTREQUEST'].fields_by_name['replica']._loaded_options = None
+  _globals['_REPORTINTERESTREQUEST'].fields_by_name['replica']._serialized_options = b'\222\265\030\002\010\001'
+  _globals['_REPORTINTERESTREQUEST'].fields_by_name['clusters']._loaded_options = None
+  _globals['_REPORTINTERESTREQUEST'].fields_by_name['clusters']._serialized_options = b'\222\265\030\003 \200 '
   _globals['_CLUSTERACCESSSERVICE'].methods_by_name['ListLinks']._loaded_options = None
   _globals['_CLUSTERACCESSSERVICE'].methods_by_name['ListLinks']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
   _globals['_CLUSTERACCESSSERVICE'].methods_by_name['CountInventory']._loaded_options = None
   _globals['_CLUSTERACCESSSERVICE'].methods_by_name['CountInventory']._serialized_options = b'\212\265\030\n\010\005 \003(\0050\001@\001'
+  _globals['_CLUSTERACCESSSERVICE'].methods_by_name['ReportInterest']._loaded_options = None
+  _globals['_CLUSTERACCESSSERVICE'].methods_by_name['ReportInterest']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
   _globals['_CLUSTERACCESSSERVICE'].methods_by_name['LocateEnvironment']._loaded_options = None
   _globals['_CLUSTERACCESSSERVICE'].methods_by_name['LocateEnvironment']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
   _globals['_CLUSTERACCESSSERVICE'].methods_by_name['RequestKubernetes']._loaded_options = None
@@ -71,6 +81,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOCATEENVIRONMENTREQUEST']._serialized_end=726
   _globals['_LOCATEENVIRONMENTRESPONSE']._serialized_start=728
   _globals['_LOCATEENVIRONMENTRESPONSE']._serialized_end=791
-  _globals['_CLUSTERACCESSSERVICE']._serialized_start=794
-  _globals['_CLUSTERACCESSSERVICE']._serialized_end=1291
+  _globals['_REPORTINTERESTREQUEST']._serialized_start=794
+  _globals['_REPORTINTERESTREQUEST']._serialized_end=1003
+  _globals['_REPORTINTERESTREQUEST_CLUSTERINTEREST']._serialized_start=929
+  _globals['_REPORTINTERESTREQUEST_CLUSTERINTEREST']._serialized_end=1003
+  _globals['_REPORTINTERESTRESPONSE']._serialized_start=1005
+  _globals['_REPORTINTERESTRESPONSE']._serialized_end=1029
+  _globals['_CLUSTERACCESSSERVICE']._serialized_start=1032
+  _globals['_CLUSTERACCESSSERVICE']._serialized_end=1646
 # @@protoc_insertion_point(module_scope)

@@ -245,3 +245,74 @@ class LocateEnvironmentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LocateEnvironmentResponse: _TypeAlias = LocateEnvironmentResponse  # noqa: Y015
+
+@_typing.final
+class ReportInterestRequest(_message.Message):
+    """ReportInterestRequest is the whole interest of one replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ClusterInterest(_message.Message):
+        """ClusterInterest is what is watched on one cluster."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CLUSTER_UID_FIELD_NUMBER: _builtins.int
+        RESOURCES_FIELD_NUMBER: _builtins.int
+        cluster_uid: _builtins.str
+        """Uid of the cluster."""
+        @_builtins.property
+        def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """`{resource}..{group}`, the most wanted first; at most 64 reach the agent."""
+
+        def __init__(
+            self,
+            *,
+            cluster_uid: _builtins.str = ...,
+            resources: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uid", b"cluster_uid", "resources", b"resources"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    CLUSTERS_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    """Id of the replica, new at each start."""
+    @_builtins.property
+    def clusters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportInterestRequest.ClusterInterest]:
+        """Clusters on which something is watched; none for a replica that ends."""
+
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        clusters: _abc.Iterable[Global___ReportInterestRequest.ClusterInterest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportInterestRequest: _TypeAlias = ReportInterestRequest  # noqa: Y015
+
+@_typing.final
+class ReportInterestResponse(_message.Message):
+    """ReportInterestResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportInterestResponse: _TypeAlias = ReportInterestResponse  # noqa: Y015

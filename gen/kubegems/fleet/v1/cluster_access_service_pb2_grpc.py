@@ -45,6 +45,11 @@ class ClusterAccessServiceStub:
                 request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryRequest.SerializeToString,
                 response_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryResponse.FromString,
                 _registered_method=True)
+        self.ReportInterest = channel.unary_unary(
+                '/kubegems.fleet.v1.ClusterAccessService/ReportInterest',
+                request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.ReportInterestRequest.SerializeToString,
+                response_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.ReportInterestResponse.FromString,
+                _registered_method=True)
         self.LocateEnvironment = channel.unary_unary(
                 '/kubegems.fleet.v1.ClusterAccessService/LocateEnvironment',
                 request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.LocateEnvironmentRequest.SerializeToString,
@@ -70,6 +75,13 @@ class ClusterAccessServiceServicer:
 
     def CountInventory(self, request, context):
         """Counts what a cluster consists of, as `gems:service:inventory`, and keeps it on the cluster. UNAVAILABLE with RetryInfo when the cluster is offline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportInterest(self, request, context):
+        """Takes what one msgbus replica's subscribers watch beyond the base set; kept until it is reported again, for a minute at most. Agents fetch the sum of all replicas.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +113,11 @@ def add_ClusterAccessServiceServicer_to_server(servicer, server):
                     servicer.CountInventory,
                     request_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryRequest.FromString,
                     response_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryResponse.SerializeToString,
+            ),
+            'ReportInterest': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportInterest,
+                    request_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.ReportInterestRequest.FromString,
+                    response_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.ReportInterestResponse.SerializeToString,
             ),
             'LocateEnvironment': grpc.unary_unary_rpc_method_handler(
                     servicer.LocateEnvironment,
@@ -168,6 +185,33 @@ class ClusterAccessService:
             '/kubegems.fleet.v1.ClusterAccessService/CountInventory',
             kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryRequest.SerializeToString,
             kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.CountInventoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportInterest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.fleet.v1.ClusterAccessService/ReportInterest',
+            kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.ReportInterestRequest.SerializeToString,
+            kubegems_dot_fleet_dot_v1_dot_cluster__access__service__pb2.ReportInterestResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,8 @@ class ClusterAccessServiceStub:
     """Lists the clusters with their links."""
     CountInventory: _aio.UnaryUnaryMultiCallable[_cluster_access_service_pb2.CountInventoryRequest, _cluster_access_service_pb2.CountInventoryResponse]
     """Counts what a cluster consists of, as `gems:service:inventory`, and keeps it on the cluster. UNAVAILABLE with RetryInfo when the cluster is offline."""
+    ReportInterest: _aio.UnaryUnaryMultiCallable[_cluster_access_service_pb2.ReportInterestRequest, _cluster_access_service_pb2.ReportInterestResponse]
+    """Takes what one msgbus replica's subscribers watch beyond the base set; kept until it is reported again, for a minute at most. Agents fetch the sum of all replicas."""
     LocateEnvironment: _aio.UnaryUnaryMultiCallable[_cluster_access_service_pb2.LocateEnvironmentRequest, _cluster_access_service_pb2.LocateEnvironmentResponse]
     """Says where an environment runs. NOT_FOUND when there is none."""
     RequestKubernetes: _aio.UnaryUnaryMultiCallable[_cluster_access_service_pb2.RequestKubernetesRequest, _cluster_access_service_pb2.RequestKubernetesResponse]
@@ -43,6 +45,14 @@ class ClusterAccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_cluster_access_service_pb2.CountInventoryRequest, _abc.Awaitable[_cluster_access_service_pb2.CountInventoryResponse]],
     ) -> _abc.Awaitable[_cluster_access_service_pb2.CountInventoryResponse]:
         """Counts what a cluster consists of, as `gems:service:inventory`, and keeps it on the cluster. UNAVAILABLE with RetryInfo when the cluster is offline."""
+
+    @_abc_1.abstractmethod
+    def ReportInterest(
+        self,
+        request: _cluster_access_service_pb2.ReportInterestRequest,
+        context: _aio.ServicerContext[_cluster_access_service_pb2.ReportInterestRequest, _abc.Awaitable[_cluster_access_service_pb2.ReportInterestResponse]],
+    ) -> _abc.Awaitable[_cluster_access_service_pb2.ReportInterestResponse]:
+        """Takes what one msgbus replica's subscribers watch beyond the base set; kept until it is reported again, for a minute at most. Agents fetch the sum of all replicas."""
 
     @_abc_1.abstractmethod
     def LocateEnvironment(

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)kubegems/identity/v1/access_service.proto\x12\x14kubegems.identity.v1\x1a\x1fkubegems/policy/v1/policy.proto\"\x17\n\x15ListCallerKeysRequest\"G\n\x16ListCallerKeysResponse\x12-\n\x04keys\x18\x01 \x03(\x0b\x32\x1f.kubegems.identity.v1.CallerKey\",\n\tCallerKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"Y\n\x12\x43heckAccessRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\npermission\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\r\n\x05scope\x18\x03 \x01(\t\"&\n\x13\x43heckAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\"?\n\x12WatchGrantsRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x0f\n\x07session\x18\x02 \x01(\t\"\xf5\x01\n\x13WatchGrantsResponse\x12<\n\x04kind\x18\x01 \x01(\x0e\x32..kubegems.identity.v1.WatchGrantsResponse.Kind\x12\x12\n\neverything\x18\x02 \x01(\x08\x12\x32\n\x06scopes\x18\x03 \x03(\x0b\x32\".kubegems.identity.v1.GrantedScope\x12\x12\n\njob_scopes\x18\x04 \x03(\t\"D\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08SNAPSHOT\x10\x01\x12\r\n\tHEARTBEAT\x10\x02\x12\t\n\x05\x45NDED\x10\x03\"U\n\x0cGrantedScope\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63luster_uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x63luster\x18\x04 \x01(\t2\xf0\x02\n\rAccessService\x12y\n\x0eListCallerKeys\x12+.kubegems.identity.v1.ListCallerKeysRequest\x1a,.kubegems.identity.v1.ListCallerKeysResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12p\n\x0b\x43heckAccess\x12(.kubegems.identity.v1.CheckAccessRequest\x1a).kubegems.identity.v1.CheckAccessResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12r\n\x0bWatchGrants\x12(.kubegems.identity.v1.WatchGrantsRequest\x1a).kubegems.identity.v1.WatchGrantsResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)kubegems/identity/v1/access_service.proto\x12\x14kubegems.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x17\n\x15ListCallerKeysRequest\"G\n\x16ListCallerKeysResponse\x12-\n\x04keys\x18\x01 \x03(\x0b\x32\x1f.kubegems.identity.v1.CallerKey\",\n\tCallerKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"Y\n\x12\x43heckAccessRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\npermission\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\r\n\x05scope\x18\x03 \x01(\t\"&\n\x13\x43heckAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\"0\n\x14ListAudiencesRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\"*\n\x15ListAudiencesResponse\x12\x11\n\taudiences\x18\x01 \x03(\t\"?\n\x12WatchGrantsRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x0f\n\x07session\x18\x02 \x01(\t\"\xb9\x02\n\x13WatchGrantsResponse\x12<\n\x04kind\x18\x01 \x01(\x0e\x32..kubegems.identity.v1.WatchGrantsResponse.Kind\x12\x12\n\neverything\x18\x02 \x01(\x08\x12\x32\n\x06scopes\x18\x03 \x03(\x0b\x32\".kubegems.identity.v1.GrantedScope\x12\x12\n\njob_scopes\x18\x04 \x03(\t\x12\x11\n\taudiences\x18\x05 \x03(\t\x12/\n\x0b\x63hange_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08SNAPSHOT\x10\x01\x12\r\n\tHEARTBEAT\x10\x02\x12\t\n\x05\x45NDED\x10\x03\"U\n\x0cGrantedScope\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63luster_uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x63luster\x18\x04 \x01(\t2\xe8\x03\n\rAccessService\x12y\n\x0eListCallerKeys\x12+.kubegems.identity.v1.ListCallerKeysRequest\x1a,.kubegems.identity.v1.ListCallerKeysResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12p\n\x0b\x43heckAccess\x12(.kubegems.identity.v1.CheckAccessRequest\x1a).kubegems.identity.v1.CheckAccessResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12v\n\rListAudiences\x12*.kubegems.identity.v1.ListAudiencesRequest\x1a+.kubegems.identity.v1.ListAudiencesResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12r\n\x0bWatchGrants\x12(.kubegems.identity.v1.WatchGrantsRequest\x1a).kubegems.identity.v1.WatchGrantsResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,32 +37,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKACCESSREQUEST'].fields_by_name['username']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_CHECKACCESSREQUEST'].fields_by_name['permission']._loaded_options = None
   _globals['_CHECKACCESSREQUEST'].fields_by_name['permission']._serialized_options = b'\222\265\030\002\010\001'
+  _globals['_LISTAUDIENCESREQUEST'].fields_by_name['username']._loaded_options = None
+  _globals['_LISTAUDIENCESREQUEST'].fields_by_name['username']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_WATCHGRANTSREQUEST'].fields_by_name['username']._loaded_options = None
   _globals['_WATCHGRANTSREQUEST'].fields_by_name['username']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_ACCESSSERVICE'].methods_by_name['ListCallerKeys']._loaded_options = None
   _globals['_ACCESSSERVICE'].methods_by_name['ListCallerKeys']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
   _globals['_ACCESSSERVICE'].methods_by_name['CheckAccess']._loaded_options = None
   _globals['_ACCESSSERVICE'].methods_by_name['CheckAccess']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
+  _globals['_ACCESSSERVICE'].methods_by_name['ListAudiences']._loaded_options = None
+  _globals['_ACCESSSERVICE'].methods_by_name['ListAudiences']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
   _globals['_ACCESSSERVICE'].methods_by_name['WatchGrants']._loaded_options = None
   _globals['_ACCESSSERVICE'].methods_by_name['WatchGrants']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
-  _globals['_LISTCALLERKEYSREQUEST']._serialized_start=100
-  _globals['_LISTCALLERKEYSREQUEST']._serialized_end=123
-  _globals['_LISTCALLERKEYSRESPONSE']._serialized_start=125
-  _globals['_LISTCALLERKEYSRESPONSE']._serialized_end=196
-  _globals['_CALLERKEY']._serialized_start=198
-  _globals['_CALLERKEY']._serialized_end=242
-  _globals['_CHECKACCESSREQUEST']._serialized_start=244
-  _globals['_CHECKACCESSREQUEST']._serialized_end=333
-  _globals['_CHECKACCESSRESPONSE']._serialized_start=335
-  _globals['_CHECKACCESSRESPONSE']._serialized_end=373
-  _globals['_WATCHGRANTSREQUEST']._serialized_start=375
-  _globals['_WATCHGRANTSREQUEST']._serialized_end=438
-  _globals['_WATCHGRANTSRESPONSE']._serialized_start=441
-  _globals['_WATCHGRANTSRESPONSE']._serialized_end=686
-  _globals['_WATCHGRANTSRESPONSE_KIND']._serialized_start=618
-  _globals['_WATCHGRANTSRESPONSE_KIND']._serialized_end=686
-  _globals['_GRANTEDSCOPE']._serialized_start=688
-  _globals['_GRANTEDSCOPE']._serialized_end=773
-  _globals['_ACCESSSERVICE']._serialized_start=776
-  _globals['_ACCESSSERVICE']._serialized_end=1144
+  _globals['_LISTCALLERKEYSREQUEST']._serialized_start=133
+  _globals['_LISTCALLERKEYSREQUEST']._serialized_end=156
+  _globals['_LISTCALLERKEYSRESPONSE']._serialized_start=158
+  _globals['_LISTCALLERKEYSRESPONSE']._serialized_end=229
+  _globals['_CALLERKEY']._serialized_start=231
+  _globals['_CALLERKEY']._serialized_end=275
+  _globals['_CHECKACCESSREQUEST']._serialized_start=277
+  _globals['_CHECKACCESSREQUEST']._serialized_end=366
+  _globals['_CHECKACCESSRESPONSE']._serialized_start=368
+  _globals['_CHECKACCESSRESPONSE']._serialized_end=406
+  _globals['_LISTAUDIENCESREQUEST']._serialized_start=408
+  _globals['_LISTAUDIENCESREQUEST']._serialized_end=456
+  _globals['_LISTAUDIENCESRESPONSE']._serialized_start=458
+  _globals['_LISTAUDIENCESRESPONSE']._serialized_end=500
+  _globals['_WATCHGRANTSREQUEST']._serialized_start=502
+  _globals['_WATCHGRANTSREQUEST']._serialized_end=565
+  _globals['_WATCHGRANTSRESPONSE']._serialized_start=568
+  _globals['_WATCHGRANTSRESPONSE']._serialized_end=881
+  _globals['_WATCHGRANTSRESPONSE_KIND']._serialized_start=813
+  _globals['_WATCHGRANTSRESPONSE_KIND']._serialized_end=881
+  _globals['_GRANTEDSCOPE']._serialized_start=883
+  _globals['_GRANTEDSCOPE']._serialized_end=968
+  _globals['_ACCESSSERVICE']._serialized_start=971
+  _globals['_ACCESSSERVICE']._serialized_end=1459
 # @@protoc_insertion_point(module_scope)

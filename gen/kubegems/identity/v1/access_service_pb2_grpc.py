@@ -45,6 +45,11 @@ class AccessServiceStub:
                 request_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.CheckAccessRequest.SerializeToString,
                 response_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.CheckAccessResponse.FromString,
                 _registered_method=True)
+        self.ListAudiences = channel.unary_unary(
+                '/kubegems.identity.v1.AccessService/ListAudiences',
+                request_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.ListAudiencesRequest.SerializeToString,
+                response_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.ListAudiencesResponse.FromString,
+                _registered_method=True)
         self.WatchGrants = channel.unary_stream(
                 '/kubegems.identity.v1.AccessService/WatchGrants',
                 request_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchGrantsRequest.SerializeToString,
@@ -70,6 +75,13 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAudiences(self, request, context):
+        """Says which audiences of messages a user belongs to. NOT_FOUND when the user is disabled or gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchGrants(self, request, context):
         """Streams what a user may see in clusters: once at the start, again at every change, and a heartbeat at least every 2 s.
         Silence of more than 5 s means that nothing may be trusted any more.
@@ -90,6 +102,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.CheckAccess,
                     request_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.CheckAccessRequest.FromString,
                     response_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.CheckAccessResponse.SerializeToString,
+            ),
+            'ListAudiences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudiences,
+                    request_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.ListAudiencesRequest.FromString,
+                    response_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.ListAudiencesResponse.SerializeToString,
             ),
             'WatchGrants': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchGrants,
@@ -152,6 +169,33 @@ class AccessService:
             '/kubegems.identity.v1.AccessService/CheckAccess',
             kubegems_dot_identity_dot_v1_dot_access__service__pb2.CheckAccessRequest.SerializeToString,
             kubegems_dot_identity_dot_v1_dot_access__service__pb2.CheckAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudiences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.identity.v1.AccessService/ListAudiences',
+            kubegems_dot_identity_dot_v1_dot_access__service__pb2.ListAudiencesRequest.SerializeToString,
+            kubegems_dot_identity_dot_v1_dot_access__service__pb2.ListAudiencesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,8 @@ class AccessServiceStub:
     """Returns the public keys that caller contexts are signed with."""
     CheckAccess: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CheckAccessRequest, _access_service_pb2.CheckAccessResponse]
     """Says whether a user holds a permission at a scope now. Used at every claim of a job."""
+    ListAudiences: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListAudiencesRequest, _access_service_pb2.ListAudiencesResponse]
+    """Says which audiences of messages a user belongs to. NOT_FOUND when the user is disabled or gone."""
     WatchGrants: _aio.UnaryStreamMultiCallable[_access_service_pb2.WatchGrantsRequest, _access_service_pb2.WatchGrantsResponse]
     """Streams what a user may see in clusters: once at the start, again at every change, and a heartbeat at least every 2 s.
     Silence of more than 5 s means that nothing may be trusted any more.
@@ -43,6 +45,14 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_access_service_pb2.CheckAccessRequest, _abc.Awaitable[_access_service_pb2.CheckAccessResponse]],
     ) -> _abc.Awaitable[_access_service_pb2.CheckAccessResponse]:
         """Says whether a user holds a permission at a scope now. Used at every claim of a job."""
+
+    @_abc_1.abstractmethod
+    def ListAudiences(
+        self,
+        request: _access_service_pb2.ListAudiencesRequest,
+        context: _aio.ServicerContext[_access_service_pb2.ListAudiencesRequest, _abc.Awaitable[_access_service_pb2.ListAudiencesResponse]],
+    ) -> _abc.Awaitable[_access_service_pb2.ListAudiencesResponse]:
+        """Says which audiences of messages a user belongs to. NOT_FOUND when the user is disabled or gone."""
 
     @_abc_1.abstractmethod
     def WatchGrants(

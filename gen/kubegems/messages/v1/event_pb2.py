@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from kubegems.messages.v1 import inbox_pb2 as kubegems_dot_messages_dot_v1_dot_inbox__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kubegems/messages/v1/event.proto\x12\x14kubegems.messages.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x03\n\x05\x45vent\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .kubegems.messages.v1.Event.Kind\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12-\n\tsend_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06\x63hange\x18\x04 \x01(\x0b\x32\x1c.kubegems.messages.v1.Change\x12,\n\x06resync\x18\x05 \x01(\x0b\x32\x1c.kubegems.messages.v1.Resync\x12\r\n\x05scope\x18\x06 \x01(\t\x12.\n\x03job\x18\x07 \x01(\x0b\x32!.kubegems.messages.v1.JobProgress\"q\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\n\n\x06\x43HANGE\x10\x01\x12\n\n\x06RESYNC\x10\x02\x12\r\n\tHEARTBEAT\x10\x03\x12\x11\n\rSCOPE_REVOKED\x10\x04\x12\x10\n\x0cSNAPSHOT_END\x10\x05\x12\x07\n\x03JOB\x10\x06\"\xb4\x04\n\x06\x43hange\x12/\n\x04verb\x18\x01 \x01(\x0e\x32!.kubegems.messages.v1.Change.Verb\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x03 \x01(\t\x12\r\n\x05group\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x0c\n\x04kind\x18\x07 \x01(\t\x12\x11\n\tnamespace\x18\x08 \x01(\t\x12\x0e\n\x06object\x18\t \x01(\t\x12\x0b\n\x03uid\x18\n \x01(\t\x12\x18\n\x10resource_version\x18\x0b \x01(\t\x12\x38\n\x06labels\x18\x0c \x03(\x0b\x32(.kubegems.messages.v1.Change.LabelsEntry\x12:\n\x07\x63olumns\x18\r \x03(\x0b\x32).kubegems.messages.v1.Change.ColumnsEntry\x12\x30\n\x0cobserve_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\t\n\x05\x41\x44\x44\x45\x44\x10\x01\x12\x0c\n\x08MODIFIED\x10\x02\x12\x0b\n\x07\x44\x45LETED\x10\x03\"\'\n\x06Resync\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"L\n\x0bJobProgress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kubegems/messages/v1/event.proto\x12\x14kubegems.messages.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a kubegems/messages/v1/inbox.proto\"\xa5\x04\n\x05\x45vent\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .kubegems.messages.v1.Event.Kind\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12-\n\tsend_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06\x63hange\x18\x04 \x01(\x0b\x32\x1c.kubegems.messages.v1.Change\x12,\n\x06resync\x18\x05 \x01(\x0b\x32\x1c.kubegems.messages.v1.Resync\x12\r\n\x05scope\x18\x06 \x01(\t\x12.\n\x03job\x18\x07 \x01(\x0b\x32!.kubegems.messages.v1.JobProgress\x12\x32\n\x06notice\x18\x08 \x01(\x0b\x32\".kubegems.messages.v1.InboxMessage\x12\x14\n\x0csubscription\x18\t \x01(\t\x12\x32\n\tfreshness\x18\n \x01(\x0b\x32\x1f.kubegems.messages.v1.Freshness\"\x8d\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\n\n\x06\x43HANGE\x10\x01\x12\n\n\x06RESYNC\x10\x02\x12\r\n\tHEARTBEAT\x10\x03\x12\x11\n\rSCOPE_REVOKED\x10\x04\x12\x10\n\x0cSNAPSHOT_END\x10\x05\x12\x07\n\x03JOB\x10\x06\x12\n\n\x06NOTICE\x10\x07\x12\x0e\n\nSUBSCRIBED\x10\x08\"\xe1\x01\n\tFreshness\x12\x36\n\x06source\x18\x01 \x01(\x0e\x32&.kubegems.messages.v1.Freshness.Source\x12&\n\x03\x61ge\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x63luster_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"D\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x08\n\x04LIVE\x10\x01\x12\x0c\n\x08SNAPSHOT\x10\x02\x12\n\n\x06REPLAY\x10\x03\"\xd8\x04\n\x06\x43hange\x12/\n\x04verb\x18\x01 \x01(\x0e\x32!.kubegems.messages.v1.Change.Verb\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x03 \x01(\t\x12\r\n\x05group\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x0c\n\x04kind\x18\x07 \x01(\t\x12\x11\n\tnamespace\x18\x08 \x01(\t\x12\x0e\n\x06object\x18\t \x01(\t\x12\x0b\n\x03uid\x18\n \x01(\t\x12\x18\n\x10resource_version\x18\x0b \x01(\t\x12\x38\n\x06labels\x18\x0c \x03(\x0b\x32(.kubegems.messages.v1.Change.LabelsEntry\x12:\n\x07\x63olumns\x18\r \x03(\x0b\x32).kubegems.messages.v1.Change.ColumnsEntry\x12\x30\n\x0cobserve_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x62ody\x18\x0f \x01(\x0c\x12\x14\n\x0c\x62ody_missing\x18\x10 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x43olumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\t\n\x05\x41\x44\x44\x45\x44\x10\x01\x12\x0c\n\x08MODIFIED\x10\x02\x12\x0b\n\x07\x44\x45LETED\x10\x03\"\'\n\x06Resync\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"L\n\x0bJobProgress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,20 +38,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGE_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CHANGE_COLUMNSENTRY']._loaded_options = None
   _globals['_CHANGE_COLUMNSENTRY']._serialized_options = b'8\001'
-  _globals['_EVENT']._serialized_start=92
-  _globals['_EVENT']._serialized_end=486
-  _globals['_EVENT_KIND']._serialized_start=373
-  _globals['_EVENT_KIND']._serialized_end=486
-  _globals['_CHANGE']._serialized_start=489
-  _globals['_CHANGE']._serialized_end=1053
-  _globals['_CHANGE_LABELSENTRY']._serialized_start=892
-  _globals['_CHANGE_LABELSENTRY']._serialized_end=937
-  _globals['_CHANGE_COLUMNSENTRY']._serialized_start=939
-  _globals['_CHANGE_COLUMNSENTRY']._serialized_end=985
-  _globals['_CHANGE_VERB']._serialized_start=987
-  _globals['_CHANGE_VERB']._serialized_end=1053
-  _globals['_RESYNC']._serialized_start=1055
-  _globals['_RESYNC']._serialized_end=1094
-  _globals['_JOBPROGRESS']._serialized_start=1096
-  _globals['_JOBPROGRESS']._serialized_end=1172
+  _globals['_EVENT']._serialized_start=158
+  _globals['_EVENT']._serialized_end=707
+  _globals['_EVENT_KIND']._serialized_start=566
+  _globals['_EVENT_KIND']._serialized_end=707
+  _globals['_FRESHNESS']._serialized_start=710
+  _globals['_FRESHNESS']._serialized_end=935
+  _globals['_FRESHNESS_SOURCE']._serialized_start=867
+  _globals['_FRESHNESS_SOURCE']._serialized_end=935
+  _globals['_CHANGE']._serialized_start=938
+  _globals['_CHANGE']._serialized_end=1538
+  _globals['_CHANGE_LABELSENTRY']._serialized_start=1377
+  _globals['_CHANGE_LABELSENTRY']._serialized_end=1422
+  _globals['_CHANGE_COLUMNSENTRY']._serialized_start=1424
+  _globals['_CHANGE_COLUMNSENTRY']._serialized_end=1470
+  _globals['_CHANGE_VERB']._serialized_start=1472
+  _globals['_CHANGE_VERB']._serialized_end=1538
+  _globals['_RESYNC']._serialized_start=1540
+  _globals['_RESYNC']._serialized_end=1579
+  _globals['_JOBPROGRESS']._serialized_start=1581
+  _globals['_JOBPROGRESS']._serialized_end=1657
 # @@protoc_insertion_point(module_scope)

@@ -5,10 +5,12 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from kubegems.messages.v1 import inbox_pb2 as _inbox_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -46,6 +48,10 @@ class Event(_message.Message):
         """The snapshot asked for is complete; see `scope`."""
         JOB: Event._Kind.ValueType  # 6
         """A job moved; see `job`."""
+        NOTICE: Event._Kind.ValueType  # 7
+        """A message came into the caller's inbox, or an announcement began; see `notice`."""
+        SUBSCRIBED: Event._Kind.ValueType  # 8
+        """The stream serves other selectors from here on; the first event of each stream too. See `subscription`."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """Kind says which part is set."""
@@ -64,6 +70,10 @@ class Event(_message.Message):
     """The snapshot asked for is complete; see `scope`."""
     JOB: Event.Kind.ValueType  # 6
     """A job moved; see `job`."""
+    NOTICE: Event.Kind.ValueType  # 7
+    """A message came into the caller's inbox, or an announcement began; see `notice`."""
+    SUBSCRIBED: Event.Kind.ValueType  # 8
+    """The stream serves other selectors from here on; the first event of each stream too. See `subscription`."""
 
     KIND_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
@@ -72,12 +82,17 @@ class Event(_message.Message):
     RESYNC_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
     kind: Global___Event.Kind.ValueType
     """Which part is set."""
     resume_token: _builtins.str
     """Opaque; send it as `resume_token` to go on after this event."""
     scope: _builtins.str
     """The scope of SCOPE_REVOKED and SNAPSHOT_END."""
+    subscription: _builtins.str
+    """`subscriptions/{subscription}`: the stream's own name, for UpdateSubscription. Set in SUBSCRIBED and HEARTBEAT."""
     @_builtins.property
     def send_time(self) -> _timestamp_pb2.Timestamp:
         """When this event was sent."""
@@ -94,6 +109,14 @@ class Event(_message.Message):
     def job(self) -> Global___JobProgress:
         """The job."""
 
+    @_builtins.property
+    def notice(self) -> _inbox_pb2.InboxMessage:
+        """The message."""
+
+    @_builtins.property
+    def freshness(self) -> Global___Freshness:
+        """How fresh the change is."""
+
     def __init__(
         self,
         *,
@@ -104,14 +127,78 @@ class Event(_message.Message):
         resync: Global___Resync | None = ...,
         scope: _builtins.str = ...,
         job: Global___JobProgress | None = ...,
+        notice: _inbox_pb2.InboxMessage | None = ...,
+        subscription: _builtins.str = ...,
+        freshness: Global___Freshness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "job", b"job", "resync", b"resync", "send_time", b"send_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "freshness", b"freshness", "job", b"job", "notice", b"notice", "resync", b"resync", "send_time", b"send_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "job", b"job", "kind", b"kind", "resume_token", b"resume_token", "resync", b"resync", "scope", b"scope", "send_time", b"send_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "freshness", b"freshness", "job", b"job", "kind", b"kind", "notice", b"notice", "resume_token", b"resume_token", "resync", b"resync", "scope", b"scope", "send_time", b"send_time", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class Freshness(_message.Message):
+    """Freshness tells how old a change is and where it comes from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Source:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Freshness._Source.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SOURCE_UNSPECIFIED: Freshness._Source.ValueType  # 0
+        """Not set."""
+        LIVE: Freshness._Source.ValueType  # 1
+        """It happened just now."""
+        SNAPSHOT: Freshness._Source.ValueType  # 2
+        """It is part of a snapshot, from the hub's copy."""
+        REPLAY: Freshness._Source.ValueType  # 3
+        """It was missed and comes after a resume."""
+
+    class Source(_Source, metaclass=_SourceEnumTypeWrapper):
+        """Source says where the event comes from."""
+
+    SOURCE_UNSPECIFIED: Freshness.Source.ValueType  # 0
+    """Not set."""
+    LIVE: Freshness.Source.ValueType  # 1
+    """It happened just now."""
+    SNAPSHOT: Freshness.Source.ValueType  # 2
+    """It is part of a snapshot, from the hub's copy."""
+    REPLAY: Freshness.Source.ValueType  # 3
+    """It was missed and comes after a resume."""
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    CLUSTER_AGE_FIELD_NUMBER: _builtins.int
+    source: Global___Freshness.Source.ValueType
+    """Where the event comes from."""
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """Since the agent saw the change, by the hub's clock."""
+
+    @_builtins.property
+    def cluster_age(self) -> _duration_pb2.Duration:
+        """Since the cluster was last heard of; a live cluster is heard of every few seconds."""
+
+    def __init__(
+        self,
+        *,
+        source: Global___Freshness.Source.ValueType = ...,
+        age: _duration_pb2.Duration | None = ...,
+        cluster_age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "cluster_age", b"cluster_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "cluster_age", b"cluster_age", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Freshness: _TypeAlias = Freshness  # noqa: Y015
 
 @_typing.final
 class Change(_message.Message):
@@ -200,6 +287,8 @@ class Change(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     OBSERVE_TIME_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    BODY_MISSING_FIELD_NUMBER: _builtins.int
     verb: Global___Change.Verb.ValueType
     """What happened."""
     cluster: _builtins.str
@@ -222,6 +311,10 @@ class Change(_message.Message):
     """Uid."""
     resource_version: _builtins.str
     """Resource version."""
+    body: _builtins.bytes
+    """The object as JSON, read from the cluster as the caller when the event was sent; only where the selector asks for bodies."""
+    body_missing: _builtins.str
+    """Why there is no body: `FORBIDDEN`, `NOT_FOUND`, `TOO_LARGE`, `UNAVAILABLE`."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels."""
@@ -251,10 +344,12 @@ class Change(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         columns: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         observe_time: _timestamp_pb2.Timestamp | None = ...,
+        body: _builtins.bytes = ...,
+        body_missing: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["observe_time", b"observe_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "columns", b"columns", "environment", b"environment", "group", b"group", "kind", b"kind", "labels", b"labels", "namespace", b"namespace", "object", b"object", "observe_time", b"observe_time", "resource", b"resource", "resource_version", b"resource_version", "uid", b"uid", "verb", b"verb", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_missing", b"body_missing", "cluster", b"cluster", "columns", b"columns", "environment", b"environment", "group", b"group", "kind", b"kind", "labels", b"labels", "namespace", b"namespace", "object", b"object", "observe_time", b"observe_time", "resource", b"resource", "resource_version", b"resource_version", "uid", b"uid", "verb", b"verb", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -271,7 +366,7 @@ class Resync(_message.Message):
     scope: _builtins.str
     """Scope to list again; empty for all of the subscription."""
     reason: _builtins.str
-    """Why: `SLOW_SUBSCRIBER`, `GAP`, `RESUME_EXPIRED`, `SOURCE_RESTARTED`, `CLUSTER_OFFLINE`."""
+    """Why: `SLOW_SUBSCRIBER`, `GAP`, `RESUME_EXPIRED`, `SOURCE_RESTARTED`, `CLUSTER_OFFLINE`, `NOT_OBSERVED`, `TOO_MANY_OBJECTS`."""
     def __init__(
         self,
         *,

@@ -27,13 +27,27 @@ from kubegems.messages.v1 import event_pb2 as kubegems_dot_messages_dot_v1_dot_e
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*kubegems/messages/v1/message_service.proto\x12\x14kubegems.messages.v1\x1a\x1cgoogle/api/annotations.proto\x1a kubegems/messages/v1/event.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\xfd\x01\n\x10SubscribeRequest\x12M\n\x06scopes\x18\x01 \x03(\tB=\x92\xb5\x18\x39 @*5tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?\x12\x34\n\tresources\x18\x02 \x03(\tB!\x92\xb5\x18\x1d @*\x19[a-z0-9]+(\\.[a-z0-9.-]+)?\x12%\n\x07\x63luster\x18\x03 \x01(\tB\x14\x92\xb5\x18\x10*\x0e\x63lusters/[^/]+\x12\x10\n\x08snapshot\x18\x04 \x01(\x08\x12\x0c\n\x04jobs\x18\x05 \x01(\x08\x12\x1d\n\x0cresume_token\x18\x06 \x01(\tB\x07\x92\xb5\x18\x03 \x80@2\xb8\x01\n\x0eMessageService\x12\xa5\x01\n\tSubscribe\x12&.kubegems.messages.v1.SubscribeRequest\x1a\x1b.kubegems.messages.v1.Event\"Q\x8a\xb5\x18+\x08\x06\x12\x1bmessages.messages.subscribe\x1a\x06scopes \x02(\x04\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/messages:subscribe0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*kubegems/messages/v1/message_service.proto\x12\x14kubegems.messages.v1\x1a\x1cgoogle/api/annotations.proto\x1a kubegems/messages/v1/event.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\xfc\x02\n\x08Selector\x12M\n\x06scopes\x18\x01 \x03(\tB=\x92\xb5\x18\x39 @*5tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?\x12\x34\n\tresources\x18\x02 \x03(\tB!\x92\xb5\x18\x1d @*\x19[a-z0-9]+(\\.[a-z0-9.-]+)?\x12(\n\x07\x63luster\x18\x03 \x01(\tB\x17\x92\xb5\x18\x13 \x80\x02*\x0e\x63lusters/[^/]+\x12%\n\tnamespace\x18\x04 \x01(\tB\x12\x92\xb5\x18\x0e ?*\n[a-z0-9-]+\x12\x17\n\x06object\x18\x05 \x01(\tB\x07\x92\xb5\x18\x03 \xfd\x01\x12\x42\n\x06labels\x18\x06 \x03(\x0b\x32*.kubegems.messages.v1.Selector.LabelsEntryB\x06\x92\xb5\x18\x02 \x10\x12\x0e\n\x06\x62odies\x18\x07 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdd\x02\n\x10SubscribeRequest\x12M\n\x06scopes\x18\x01 \x03(\tB=\x92\xb5\x18\x39 @*5tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?\x12\x34\n\tresources\x18\x02 \x03(\tB!\x92\xb5\x18\x1d @*\x19[a-z0-9]+(\\.[a-z0-9.-]+)?\x12%\n\x07\x63luster\x18\x03 \x01(\tB\x14\x92\xb5\x18\x10*\x0e\x63lusters/[^/]+\x12\x10\n\x08snapshot\x18\x04 \x01(\x08\x12\x0c\n\x04jobs\x18\x05 \x01(\x08\x12\x1d\n\x0cresume_token\x18\x06 \x01(\tB\x07\x92\xb5\x18\x03 \x80@\x12\x39\n\tselectors\x18\x07 \x03(\x0b\x32\x1e.kubegems.messages.v1.SelectorB\x06\x92\xb5\x18\x02 @\x12\x0f\n\x07notices\x18\x08 \x01(\x08\x12\x12\n\nno_changes\x18\t \x01(\x08\"\xce\x01\n\x19UpdateSubscriptionRequest\x12\x31\n\x04name\x18\x01 \x01(\tB#\x92\xb5\x18\x1f\x08\x01 \x80\x01*\x18subscriptions/[a-z0-9-]+\x12\x39\n\tselectors\x18\x02 \x03(\x0b\x32\x1e.kubegems.messages.v1.SelectorB\x06\x92\xb5\x18\x02 @\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x0c\n\x04jobs\x18\x04 \x01(\x08\x12\x0f\n\x07notices\x18\x05 \x01(\x08\x12\x12\n\nno_changes\x18\x06 \x01(\x08\"\x1c\n\x1aUpdateSubscriptionResponse2\xd1\x03\n\x0eMessageService\x12\xd9\x01\n\tSubscribe\x12&.kubegems.messages.v1.SubscribeRequest\x1a\x1b.kubegems.messages.v1.Event\"\x84\x01\x8a\xb5\x18=\x08\x06\x12\x1bmessages.messages.subscribe\x1a\x06scopes\x1a\x10selectors.scopes \x02(\x04\x82\xd3\xe4\x93\x02=\x12\x1a/api/v1/messages:subscribeZ\x1f\"\x1a/api/v1/messages:subscribe:\x01*0\x01\x12\xe2\x01\n\x12UpdateSubscription\x12/.kubegems.messages.v1.UpdateSubscriptionRequest\x1a\x30.kubegems.messages.v1.UpdateSubscriptionResponse\"i\x8a\xb5\x18\x35\x08\x06\x12\x1bmessages.messages.subscribe\x1a\x10selectors.scopes \x02(\x01\x82\xd3\xe4\x93\x02*\"%/api/v1/{name=subscriptions/*}:update:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kubegems.messages.v1.message_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SELECTOR_LABELSENTRY']._loaded_options = None
+  _globals['_SELECTOR_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_SELECTOR'].fields_by_name['scopes']._loaded_options = None
+  _globals['_SELECTOR'].fields_by_name['scopes']._serialized_options = b'\222\265\0309 @*5tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?'
+  _globals['_SELECTOR'].fields_by_name['resources']._loaded_options = None
+  _globals['_SELECTOR'].fields_by_name['resources']._serialized_options = b'\222\265\030\035 @*\031[a-z0-9]+(\\.[a-z0-9.-]+)?'
+  _globals['_SELECTOR'].fields_by_name['cluster']._loaded_options = None
+  _globals['_SELECTOR'].fields_by_name['cluster']._serialized_options = b'\222\265\030\023 \200\002*\016clusters/[^/]+'
+  _globals['_SELECTOR'].fields_by_name['namespace']._loaded_options = None
+  _globals['_SELECTOR'].fields_by_name['namespace']._serialized_options = b'\222\265\030\016 ?*\n[a-z0-9-]+'
+  _globals['_SELECTOR'].fields_by_name['object']._loaded_options = None
+  _globals['_SELECTOR'].fields_by_name['object']._serialized_options = b'\222\265\030\003 \375\001'
+  _globals['_SELECTOR'].fields_by_name['labels']._loaded_options = None
+  _globals['_SELECTOR'].fields_by_name['labels']._serialized_options = b'\222\265\030\002 \020'
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['scopes']._loaded_options = None
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['scopes']._serialized_options = b'\222\265\0309 @*5tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?'
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['resources']._loaded_options = None
@@ -42,10 +56,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['cluster']._serialized_options = b'\222\265\030\020*\016clusters/[^/]+'
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['resume_token']._loaded_options = None
   _globals['_SUBSCRIBEREQUEST'].fields_by_name['resume_token']._serialized_options = b'\222\265\030\003 \200@'
+  _globals['_SUBSCRIBEREQUEST'].fields_by_name['selectors']._loaded_options = None
+  _globals['_SUBSCRIBEREQUEST'].fields_by_name['selectors']._serialized_options = b'\222\265\030\002 @'
+  _globals['_UPDATESUBSCRIPTIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_UPDATESUBSCRIPTIONREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\037\010\001 \200\001*\030subscriptions/[a-z0-9-]+'
+  _globals['_UPDATESUBSCRIPTIONREQUEST'].fields_by_name['selectors']._loaded_options = None
+  _globals['_UPDATESUBSCRIPTIONREQUEST'].fields_by_name['selectors']._serialized_options = b'\222\265\030\002 @'
   _globals['_MESSAGESERVICE'].methods_by_name['Subscribe']._loaded_options = None
-  _globals['_MESSAGESERVICE'].methods_by_name['Subscribe']._serialized_options = b'\212\265\030+\010\006\022\033messages.messages.subscribe\032\006scopes \002(\004\202\323\344\223\002\034\022\032/api/v1/messages:subscribe'
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=166
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=419
-  _globals['_MESSAGESERVICE']._serialized_start=422
-  _globals['_MESSAGESERVICE']._serialized_end=606
+  _globals['_MESSAGESERVICE'].methods_by_name['Subscribe']._serialized_options = b'\212\265\030=\010\006\022\033messages.messages.subscribe\032\006scopes\032\020selectors.scopes \002(\004\202\323\344\223\002=\022\032/api/v1/messages:subscribeZ\037\"\032/api/v1/messages:subscribe:\001*'
+  _globals['_MESSAGESERVICE'].methods_by_name['UpdateSubscription']._loaded_options = None
+  _globals['_MESSAGESERVICE'].methods_by_name['UpdateSubscription']._serialized_options = b'\212\265\0305\010\006\022\033messages.messages.subscribe\032\020selectors.scopes \002(\001\202\323\344\223\002*\"%/api/v1/{name=subscriptions/*}:update:\001*'
+  _globals['_SELECTOR']._serialized_start=166
+  _globals['_SELECTOR']._serialized_end=546
+  _globals['_SELECTOR_LABELSENTRY']._serialized_start=501
+  _globals['_SELECTOR_LABELSENTRY']._serialized_end=546
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=549
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=898
+  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_start=901
+  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_end=1107
+  _globals['_UPDATESUBSCRIPTIONRESPONSE']._serialized_start=1109
+  _globals['_UPDATESUBSCRIPTIONRESPONSE']._serialized_end=1137
+  _globals['_MESSAGESERVICE']._serialized_start=1140
+  _globals['_MESSAGESERVICE']._serialized_end=1605
 # @@protoc_insertion_point(module_scope)

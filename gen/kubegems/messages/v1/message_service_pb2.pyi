@@ -19,6 +19,78 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Selector(_message.Message):
+    """Selector picks changes; what it leaves out is not narrowed by it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SCOPES_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    BODIES_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """`clusters/{cluster}`."""
+    namespace: _builtins.str
+    """Namespace."""
+    object: _builtins.str
+    """Name of the object."""
+    bodies: _builtins.bool
+    """Sends each object's JSON too, read from the cluster as the caller; the cluster's RBAC decides."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tenants, projects or environments; empty means everything that the caller may read."""
+
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds as `{resource}.{group}`, such as `deployments.apps` or `pods`; empty means the base set. A kind outside of the base set is observed while someone names it."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that the object must carry. They narrow what is sent and never decide rights."""
+
+    def __init__(
+        self,
+        *,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        resources: _abc.Iterable[_builtins.str] | None = ...,
+        cluster: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        object: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        bodies: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bodies", b"bodies", "cluster", b"cluster", "labels", b"labels", "namespace", b"namespace", "object", b"object", "resources", b"resources", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Selector: _TypeAlias = Selector  # noqa: Y015
+
+@_typing.final
 class SubscribeRequest(_message.Message):
     """SubscribeRequest says what to stream."""
 
@@ -30,6 +102,9 @@ class SubscribeRequest(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
+    NO_CHANGES_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """Only this cluster: `clusters/{cluster}`."""
     snapshot: _builtins.bool
@@ -38,6 +113,10 @@ class SubscribeRequest(_message.Message):
     """Sends the progress of the caller's jobs too."""
     resume_token: _builtins.str
     """Where to go on; from the last event received."""
+    notices: _builtins.bool
+    """Sends messages to the caller's inbox and announcements as they come."""
+    no_changes: _builtins.bool
+    """Sends no changes of objects: for those who want jobs or notices alone."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tenants, projects or environments; empty means everything that the caller may read."""
@@ -45,6 +124,10 @@ class SubscribeRequest(_message.Message):
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Kinds as `{resource}.{group}`, such as `deployments.apps` or `pods`; empty means all observed."""
+
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Selector]:
+        """Any number of selectors, up to 64: a change is sent when one of them picks it. The fields above are one more, unless they are empty."""
 
     def __init__(
         self,
@@ -55,11 +138,75 @@ class SubscribeRequest(_message.Message):
         snapshot: _builtins.bool = ...,
         jobs: _builtins.bool = ...,
         resume_token: _builtins.str = ...,
+        selectors: _abc.Iterable[Global___Selector] | None = ...,
+        notices: _builtins.bool = ...,
+        no_changes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "jobs", b"jobs", "resources", b"resources", "resume_token", b"resume_token", "scopes", b"scopes", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "jobs", b"jobs", "no_changes", b"no_changes", "notices", b"notices", "resources", b"resources", "resume_token", b"resume_token", "scopes", b"scopes", "selectors", b"selectors", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubscribeRequest: _TypeAlias = SubscribeRequest  # noqa: Y015
+
+@_typing.final
+class UpdateSubscriptionRequest(_message.Message):
+    """UpdateSubscriptionRequest gives other selectors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
+    NO_CHANGES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`subscriptions/{subscription}`, as in SUBSCRIBED."""
+    snapshot: _builtins.bool
+    """Sends what is there in the new selectors, then SNAPSHOT_END."""
+    jobs: _builtins.bool
+    """Sends the progress of the caller's jobs too."""
+    notices: _builtins.bool
+    """Sends messages to the caller's inbox and announcements too."""
+    no_changes: _builtins.bool
+    """Sends no changes of objects."""
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Selector]:
+        """The new selectors, up to 64; empty means everything that the caller may read."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        selectors: _abc.Iterable[Global___Selector] | None = ...,
+        snapshot: _builtins.bool = ...,
+        jobs: _builtins.bool = ...,
+        notices: _builtins.bool = ...,
+        no_changes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "name", b"name", "no_changes", b"no_changes", "notices", b"notices", "selectors", b"selectors", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSubscriptionRequest: _TypeAlias = UpdateSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class UpdateSubscriptionResponse(_message.Message):
+    """UpdateSubscriptionResponse is empty: SUBSCRIBED on the stream tells from where on the new selectors are served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSubscriptionResponse: _TypeAlias = UpdateSubscriptionResponse  # noqa: Y015

@@ -41,6 +41,11 @@ class MessageServiceStub:
                 request_serializer=kubegems_dot_messages_dot_v1_dot_message__service__pb2.SubscribeRequest.SerializeToString,
                 response_deserializer=kubegems_dot_messages_dot_v1_dot_event__pb2.Event.FromString,
                 _registered_method=True)
+        self.UpdateSubscription = channel.unary_unary(
+                '/kubegems.messages.v1.MessageService/UpdateSubscription',
+                request_serializer=kubegems_dot_messages_dot_v1_dot_message__service__pb2.UpdateSubscriptionRequest.SerializeToString,
+                response_deserializer=kubegems_dot_messages_dot_v1_dot_message__service__pb2.UpdateSubscriptionResponse.FromString,
+                _registered_method=True)
 
 
 class MessageServiceServicer:
@@ -54,6 +59,13 @@ class MessageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateSubscription(self, request, context):
+        """Gives an open stream of the caller's other selectors; what is there in them follows on the stream when `snapshot` is set. NOT_FOUND when the stream is not open, or not the caller's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MessageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +73,11 @@ def add_MessageServiceServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=kubegems_dot_messages_dot_v1_dot_message__service__pb2.SubscribeRequest.FromString,
                     response_serializer=kubegems_dot_messages_dot_v1_dot_event__pb2.Event.SerializeToString,
+            ),
+            'UpdateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSubscription,
+                    request_deserializer=kubegems_dot_messages_dot_v1_dot_message__service__pb2.UpdateSubscriptionRequest.FromString,
+                    response_serializer=kubegems_dot_messages_dot_v1_dot_message__service__pb2.UpdateSubscriptionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +108,33 @@ class MessageService:
             '/kubegems.messages.v1.MessageService/Subscribe',
             kubegems_dot_messages_dot_v1_dot_message__service__pb2.SubscribeRequest.SerializeToString,
             kubegems_dot_messages_dot_v1_dot_event__pb2.Event.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.messages.v1.MessageService/UpdateSubscription',
+            kubegems_dot_messages_dot_v1_dot_message__service__pb2.UpdateSubscriptionRequest.SerializeToString,
+            kubegems_dot_messages_dot_v1_dot_message__service__pb2.UpdateSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,6 +19,8 @@ class MessageServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     Subscribe: _aio.UnaryStreamMultiCallable[_message_service_pb2.SubscribeRequest, _event_pb2.Event]
     """Streams the changes in the scopes that the caller may read, as they happen. A lost right ends that part within a second; RESYNC tells when anything was skipped; a heartbeat comes at least every 15 s. PERMISSION_DENIED when the caller may read none of the scopes."""
+    UpdateSubscription: _aio.UnaryUnaryMultiCallable[_message_service_pb2.UpdateSubscriptionRequest, _message_service_pb2.UpdateSubscriptionResponse]
+    """Gives an open stream of the caller's other selectors; what is there in them follows on the stream when `snapshot` is set. NOT_FOUND when the stream is not open, or not the caller's."""
 
 class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
     """MessageService pushes live changes."""
@@ -30,5 +32,13 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_message_service_pb2.SubscribeRequest, _abc.AsyncIterator[_event_pb2.Event]],
     ) -> _abc.AsyncIterator[_event_pb2.Event]:
         """Streams the changes in the scopes that the caller may read, as they happen. A lost right ends that part within a second; RESYNC tells when anything was skipped; a heartbeat comes at least every 15 s. PERMISSION_DENIED when the caller may read none of the scopes."""
+
+    @_abc_1.abstractmethod
+    def UpdateSubscription(
+        self,
+        request: _message_service_pb2.UpdateSubscriptionRequest,
+        context: _aio.ServicerContext[_message_service_pb2.UpdateSubscriptionRequest, _abc.Awaitable[_message_service_pb2.UpdateSubscriptionResponse]],
+    ) -> _abc.Awaitable[_message_service_pb2.UpdateSubscriptionResponse]:
+        """Gives an open stream of the caller's other selectors; what is there in them follows on the stream when `snapshot` is set. NOT_FOUND when the stream is not open, or not the caller's."""
 
 def add_MessageServiceServicer_to_server(servicer: MessageServiceServicer, server: _aio.Server) -> None: ...

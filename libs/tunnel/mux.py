@@ -141,6 +141,11 @@ class Mux:
         """An open stream by its number."""
         return self._streams.get(number)
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the peer was last heard."""
+        return self.time() - self._heard
+
     def peer_now_millis(self) -> int:
         """The peer's wall time, as far as pings tell."""
         return self._now_millis() + self.peer_ahead_millis

@@ -41,9 +41,9 @@ async def start(config: Config, life: Life) -> None:
     life.spawn("auditor", base.auditor.run())
     life.stack.push_async_callback(base.auditor.close)
     identity = await wiring.identity(base)
-    streams = Streams(base.bus, base.database)
-    links = await wiring.links(base, streams)
     nats = wiring.nats_auth(base)
+    streams = Streams(base.bus, base.database, put_out=nats.revoke)
+    links = await wiring.links(base, streams)
     methods = [
         *wiring.identity_methods(identity),
         *wiring.tenancy_methods(base),
@@ -55,6 +55,7 @@ async def start(config: Config, life: Life) -> None:
     for name, work in (
         ("nats auth", nats.run()),
         ("streams", streams.run()),
+        ("health", wiring.health(base, links, streams).run()),
         ("relay", wiring.relay(base).run()),
         ("hints", wiring.hints(base).run()),
         ("kubernetes edge", edge.run()),

@@ -37,3 +37,4 @@ class Config:
     public_tunnel_address: str = doc("host:port of the tunnel as clusters see it; empty: tunnel_address.", default="")
     public_nats_address: str = doc("host:port of NATS as clusters see it; empty: that of nats_url.", default="")
     reads_per_address: int = doc("Calls per second of one client address before it is slowed down.", default=500)
+    certificate_hours: float = doc("Hours that an agent's certificate is good; it is renewed after two thirds.", default=24.0)

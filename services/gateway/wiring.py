@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,12 @@ from services.gateway.fleet.certificates_store import Certificates
 from services.gateway.fleet.clusters_api import ClusterService
 from services.gateway.fleet.desired_api import DesiredStateService
 from services.gateway.fleet.enrolment_api import EnrolmentService
+from services.gateway.fleet.health_keeper import HealthKeeper
 from services.gateway.fleet.hints import Hints
 from services.gateway.fleet.join_tokens_api import JoinTokenService
 from services.gateway.fleet.joining import Joining
 from services.gateway.fleet.links import LinkKeeper
+from services.gateway.fleet.version import VERSION
 from services.gateway.identity import app as identity_app
 from services.gateway.identity.app import Identity
 from services.gateway.identity.bootstrap import bootstrap_admin
@@ -139,7 +140,7 @@ async def links(base: Base, streams: Streams) -> Links:
         await keeper.changed(uid, online, agent)
 
     made = Links(
-        hub_uid=await _hub_uid(base.database), version=_version(), pipeline=Pipeline(methods, units=base.units, audit=base.auditor),
+        hub_uid=await _hub_uid(base.database), version=VERSION, pipeline=Pipeline(methods, units=base.units, audit=base.auditor),
         allowed=Certificates(base.database).allowed, on_change=changed, clock=base.clock,
     )  # fmt: skip
     base.life.stack.push_async_callback(made.close)
@@ -157,7 +158,9 @@ def fleet_methods(base: Base, identity_: Identity, links_: Links, nats: NatsAuth
         links_.disconnect(uid, "the cluster was removed")
         await nats.revoke(uid)
 
-    clusters = ClusterService(base.pages, joining=joining, kubeconfig_token=kubeconfig_token, on_removed=removed)
+    clusters = ClusterService(
+        base.pages, joining=joining, kubeconfig_token=kubeconfig_token, on_removed=removed, links=links_, clock=base.clock
+    )
     tokens = JoinTokenService(base.pages, joining=joining, authority=base.authority, clock=base.clock)
     access = ClusterAccessService(database=base.database, links=links_, principal=identity_.principals.principal)
     enrolment = EnrolmentService(authority=base.authority, joining=joining, clock=base.clock)
@@ -167,6 +170,11 @@ def fleet_methods(base: Base, identity_: Identity, links_: Links, nats: NatsAuth
         *_served(cluster_access_service_pb2.DESCRIPTOR, access),
         *_served(enrolment_service_pb2.DESCRIPTOR, enrolment),
     ]
+
+
+def health(base: Base, links_: Links, streams: Streams) -> HealthKeeper:
+    """Looks after the clusters' health."""
+    return HealthKeeper(base.database, links_, base.clock, on_removed=streams.wake)
 
 
 def hints(base: Base) -> Hints:
@@ -229,16 +237,10 @@ def _joining(base: Base) -> Joining:
         nats_address=config.public_nats_address or nats,
         edge_url=config.public_url,
         ca=base.authority.certificate,
+        certificate_lifetime=timedelta(hours=config.certificate_hours),
     )
 
 
 async def _hub_uid(database: Database) -> str:
     async with database.transaction(readonly=True) as tx:
         return str(await tx.value("SELECT uid FROM fleet.hub"))
-
-
-def _version() -> str:
-    try:
-        return version("kubegems")
-    except PackageNotFoundError:  # run from a checkout
-        return "0.1.0"

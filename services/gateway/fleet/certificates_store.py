@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -31,6 +32,17 @@ async def get(tx: Tx, serial: str) -> Record | None:
 async def revoke(tx: Tx, cluster_uid: UUID, now: datetime) -> int:
     """Revokes a cluster's certificates; how many."""
     return await tx.execute("UPDATE fleet.certificates SET revoked = $2 WHERE cluster_uid = $1 AND revoked IS NULL", cluster_uid, now)
+
+
+async def refused(tx: Tx, held: Mapping[str, str]) -> list[str]:
+    """Which cluster uids hold a certificate (serial number, hex) that is not known, revoked, or of a cluster that is gone."""
+    rows = await tx.rows(
+        "SELECT h.uid FROM unnest($1::text[], $2::text[]) AS h (uid, serial) WHERE NOT EXISTS (SELECT 1 FROM fleet.certificates t"
+        " JOIN fleet.clusters c ON c.uid = t.cluster_uid"
+        " WHERE t.cluster_uid::text = h.uid AND t.serial = h.serial AND t.revoked IS NULL)",
+        list(held.keys()), list(held.values()),
+    )  # fmt: skip
+    return [row["uid"] for row in rows]
 
 
 class Certificates:

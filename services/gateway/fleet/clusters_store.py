@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from libs.faults import NotFound
+from libs.faults import NotFound, Precondition
 from libs.pg import Record, Tx, filters
 from services.gateway.tenancy.listing import Source
 
-_STATE = "CASE WHEN c.online THEN 'ONLINE' WHEN c.joined THEN 'OFFLINE' ELSE 'WAITING' END"
+STATE = (
+    "CASE WHEN c.leaving THEN 'DELETING' WHEN c.online AND c.reasons <> '[]' THEN 'DEGRADED' WHEN c.online THEN 'ONLINE'"
+    " WHEN c.seen IS NOT NULL THEN 'OFFLINE' WHEN c.joined THEN 'JOINING' ELSE 'WAITING' END"
+)
 _FROM = " FROM fleet.clusters c JOIN fleet.desired d ON d.cluster_uid = c.uid"
 _VIEW = (
     "SELECT c.uid, c.name, c.display_name, c.online, c.joined, c.agent_version, c.seen, c.inventory, c.applied_generation,"
-    f" c.confirmation_needed, c.version, c.created, c.updated, d.generation AS desired_generation, {_STATE} AS state{_FROM}"
+    " c.confirmation_needed, c.paused, c.leaving, c.reasons, c.round_trip, c.clock_skew, c.version, c.created, c.updated,"
+    " (SELECT max(t.expires) FROM fleet.certificates t WHERE t.cluster_uid = c.uid AND t.revoked IS NULL) AS certificate_expires,"
+    f" d.generation AS desired_generation, {STATE} AS state{_FROM}"
 )
 SOURCE = Source(
     select=_VIEW,
@@ -24,8 +29,14 @@ SOURCE = Source(
 FILTERS: dict[str, str | filters.Column] = {
     "name": "'clusters/' || c.name",
     "display_name": "c.display_name",
-    "state": filters.Column(_STATE, values=("WAITING", "ONLINE", "OFFLINE")),
+    "state": filters.Column(STATE, values=("WAITING", "JOINING", "ONLINE", "DEGRADED", "OFFLINE", "DELETING")),
 }
+
+
+class ClusterLeaving(Precondition):
+    """Nothing new may come onto a cluster that is being removed."""
+
+    reason = "CLUSTER_LEAVING"
 
 
 def missing(name: str) -> NotFound:
@@ -47,12 +58,14 @@ async def by_uid(tx: Tx, uid: UUID) -> Record | None:
 
 
 async def hold(tx: Tx, name: str, *, exclusively: bool = False) -> UUID:
-    """Locks a cluster against removal (or, exclusively, for it) until the transaction ends; its uid; NotFound."""
+    """Locks a cluster against removal (or, exclusively, for it) until the transaction ends; its uid; NotFound, ClusterLeaving."""
     lock = "FOR UPDATE" if exclusively else "FOR KEY SHARE"
-    uid = await tx.value(f"SELECT uid FROM fleet.clusters WHERE name = $1 {lock}", name)
-    if uid is None:
+    row = await tx.row(f"SELECT uid, leaving FROM fleet.clusters WHERE name = $1 {lock}", name)
+    if row is None:
         raise missing(name)
-    return UUID(str(uid))
+    if row["leaving"] and not exclusively:
+        raise ClusterLeaving(f"clusters/{name} is being removed; choose another cluster")
+    return UUID(str(row["uid"]))
 
 
 async def insert(tx: Tx, uid: UUID, name: str, display_name: str) -> bool:
@@ -72,10 +85,18 @@ async def rename(tx: Tx, uid: UUID, display_name: str) -> None:
     )
 
 
-async def delete(tx: Tx, uid: UUID) -> None:
-    """Takes a cluster away with its set, tokens and statuses, and revokes its certificates."""
-    await tx.execute("UPDATE fleet.certificates SET revoked = now() WHERE cluster_uid = $1 AND revoked IS NULL", uid)
-    await tx.execute("DELETE FROM fleet.clusters WHERE uid = $1", uid)
+async def set_paused(tx: Tx, uid: UUID, *, paused: bool) -> bool:
+    """Stops or starts applying; whether that was a change."""
+    return bool(
+        await tx.execute(
+            "UPDATE fleet.clusters SET paused = $2, version = version + 1, updated = now() WHERE uid = $1 AND paused <> $2", uid, paused
+        )
+    )
+
+
+async def set_leaving(tx: Tx, uid: UUID) -> None:
+    """It goes when it has confirmed its last removal."""
+    await tx.execute("UPDATE fleet.clusters SET leaving = true, version = version + 1, updated = now() WHERE uid = $1", uid)
 
 
 async def tenants_on(tx: Tx, uid: UUID) -> list[str]:

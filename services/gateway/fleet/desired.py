@@ -169,6 +169,11 @@ async def confirm(tx: Tx, cluster_uid: UUID, generation: int) -> None:
     await _hint(tx, cluster_uid, generation)
 
 
+async def wake(tx: Tx, cluster_uid: UUID) -> None:
+    """Has the agent look again, although the set is the same."""
+    await _hint(tx, cluster_uid, int(await tx.value("SELECT generation FROM fleet.desired WHERE cluster_uid = $1", cluster_uid)))
+
+
 async def hold(tx: Tx, cluster_uid: UUID) -> None:
     """Keeps others from changing a set until the transaction ends; take it before reading what an object is derived from."""
     await tx.value("SELECT generation FROM fleet.desired WHERE cluster_uid = $1 FOR NO KEY UPDATE", cluster_uid)

@@ -11,7 +11,7 @@ from libs import log, pg
 from libs.clock import Clock
 from libs.pg import Record, Tx
 from libs.rpc.call import Call
-from services.gateway.fleet import clusters_store, desired, statuses
+from services.gateway.fleet import clusters_store, desired, health_store, removal, statuses
 from services.gateway.tenancy import environments_store, messages, settle
 from services.gateway.tenancy import events as tenancy_events
 
@@ -81,6 +81,8 @@ class DesiredStateService:
             await settle.environment_gone(tx, environment)
         for tenant in tenants:
             await settle.tenant(tx, tenant)
+        if not (gone and await removal.settled(tx, uid)):
+            await health_store.judge(tx, now, [uid])
         return wire.ReportStatusResponse()
 
     async def FetchInterest(self, request: wire.FetchInterestRequest, call: Call) -> wire.FetchInterestResponse:  # noqa: ARG002 -- empty

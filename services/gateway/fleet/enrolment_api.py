@@ -17,7 +17,7 @@ from libs.crypt import ca
 from libs.faults import Invalid
 from libs.pg import Tx
 from libs.rpc.call import Call
-from services.gateway.fleet import certificates_store, domain, join_tokens_store
+from services.gateway.fleet import certificates_store, domain, health_store, join_tokens_store
 from services.gateway.fleet.domain import RenewalRefused, Token
 from services.gateway.fleet.joining import Joining
 
@@ -46,6 +46,7 @@ class EnrolmentService:
         await tx.execute(
             "UPDATE fleet.clusters SET joined = true, agent_version = $2 WHERE uid = $1", kept["cluster_uid"], request.agent_version
         )
+        await health_store.judge(tx, now, [kept["cluster_uid"]])
         call.resources.append(f"clusters/{kept['cluster']}")
         return enrolment_service_pb2.EnrolResponse(
             certificate=certificate, ca=self._authority.certificate, cluster_uid=str(kept["cluster_uid"]), cluster=kept["cluster"],
@@ -63,6 +64,7 @@ class EnrolmentService:
         domain.refuse_certificate(kept, ca.spiffe_id(old), self._clock.now())
         assert kept is not None, "refused above"
         certificate = await self._issue(tx, request.certificate_request, kept["cluster_uid"])
+        await health_store.judge(tx, self._clock.now(), [kept["cluster_uid"]])
         call.resources.append(f"clusters/{kept['cluster']}")
         return enrolment_service_pb2.RenewResponse(
             certificate=certificate, ca=self._authority.certificate,

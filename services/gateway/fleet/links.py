@@ -8,6 +8,7 @@ from kubegems.fleet.v1 import events_pb2
 from libs.bus import subjects
 from libs.clock import Clock
 from libs.pg import Database, Tx, outbox
+from services.gateway.fleet import health_store
 
 _SCHEMA = "fleet"
 
@@ -24,6 +25,7 @@ class LinkKeeper:
         async with self._database.transaction() as tx:
             for row in await tx.rows("UPDATE fleet.clusters SET online = false WHERE online RETURNING uid, name"):
                 await _tell(tx, row["uid"], row["name"], online=False)
+            await health_store.judge(tx, self._clock.now())
 
     async def changed(self, uid: str, online: bool, version: str = "") -> None:  # noqa: FBT001 -- the tunnel's callback
         """An agent came or went."""
@@ -36,6 +38,7 @@ class LinkKeeper:
             )  # fmt: skip
             if name is not None:
                 await _tell(tx, UUID(uid), name, online=online)
+                await health_store.judge(tx, self._clock.now(), [UUID(uid)])
 
 
 async def _tell(tx: Tx, uid: UUID, name: str, *, online: bool) -> None:

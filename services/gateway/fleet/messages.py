@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from google.protobuf import json_format
 
 from kubegems.fleet.v1 import cluster_pb2, join_token_pb2
 from libs import pg
+from services.gateway.fleet import health
+from services.gateway.fleet.version import VERSION
 from services.gateway.tenancy.domain.rows import Row
 
 
@@ -34,6 +37,25 @@ def cluster(row: Row, *, full: bool) -> cluster_pb2.Cluster:
         message.inventory.CopyFrom(counted)
     if row["seen"]:
         message.seen_time.FromDatetime(row["seen"])
+    _health(message, row)
+    return message
+
+
+def _health(message: cluster_pb2.Cluster, row: Row) -> None:
+    message.paused = row["paused"]
+    message.agent_version_skew = health.skew(row["agent_version"], VERSION)
+    message.reasons.extend(reason(kept) for kept in (row["reasons"] if row["online"] else ()))
+    if row["certificate_expires"]:
+        message.certificate_expire_time.FromDatetime(row["certificate_expires"])
+    if row["round_trip"] is not None:
+        message.round_trip.FromTimedelta(timedelta(seconds=row["round_trip"]))
+        message.clock_skew.FromTimedelta(timedelta(seconds=row["clock_skew"]))
+
+
+def reason(kept: Mapping[str, str]) -> cluster_pb2.Cluster.Reason:
+    """One thing that is wrong, as it was kept."""
+    message = cluster_pb2.Cluster.Reason(reason=kept["reason"], message=kept["message"])
+    message.since_time.FromDatetime(datetime.fromisoformat(kept["since"]))
     return message
 
 

@@ -170,8 +170,11 @@ ROWS: tuple[Row, ...] = (
         audited=True,
     ),
     # The platform's own.
-    Row("clusters: all of it", ("fleet.clusters.view",), audited=True),
-    Row("clusters: add, change, remove, confirm", (*_write("fleet.clusters"), "fleet.clusters.confirm")),
+    Row("clusters: all of it, what would change", ("fleet.clusters.view", "fleet.clusters.diff"), audited=True),
+    Row(
+        "clusters: add, change, remove, confirm, pause, resume",
+        (*_write("fleet.clusters"), *_all("fleet.clusters", "confirm", "pause", "resume")),
+    ),
     Row("clusters: act as another user", ("fleet.clusters.impersonate",)),
     Row("join tokens: read", ("fleet.joinTokens.list",), audited=True),
     Row("join tokens: make, remove", _all("fleet.joinTokens", "create", "delete")),

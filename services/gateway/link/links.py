@@ -25,12 +25,14 @@ from libs.rpc.pipeline import Pipeline
 from libs.tunnel import Limits, Lost, Reset, Stream, calls
 from libs.tunnel.kubernetes import Request
 from libs.tunnel.tcp import Connection, listen
+from services.gateway.fleet.health_store import Measure
 from services.gateway.link.announcer import Announcer, OnChange
 from services.gateway.link.exchange import Body, Exchange, Renew
 from services.gateway.link.grants import Grants, Principal
 from services.gateway.link.tunnel import HEAD_SECONDS, Tunnel
 
-PROTOCOL = 1
+PROTOCOLS = (2, 1)  # newest first; each release speaks the one before it too
+PROTOCOL_KEY = "kubegems-protocol"  # in the metadata of what an agent asks
 GREETING_SECONDS = 10.0
 CALL_SECONDS = 30.0
 RETRY_AFTER = timedelta(seconds=5)
@@ -110,6 +112,22 @@ class Links:
     def states(self) -> Mapping[str, str]:
         """Version of the agent of each cluster that is online, by uid."""
         return {uid: tunnel.version for uid, tunnel in self._tunnels.items()}
+
+    def serials(self) -> Mapping[str, str]:
+        """Serial number (hex) of the certificate of each tunnel, by cluster uid."""
+        return {uid: tunnel.serial for uid, tunnel in self._tunnels.items()}
+
+    def measures(self) -> Mapping[str, Measure]:
+        """What each tunnel tells of itself, by cluster uid."""
+        now = self._clock.monotonic()
+        return {
+            uid: Measure(t.mux.rtt, t.mux.peer_ahead_millis / 1000, t.mux.silence, flapping=self._flaps(uid, now))
+            for uid, t in self._tunnels.items()
+        }
+
+    def _flaps(self, uid: str, now: float) -> bool:
+        times = self._replaced.get(uid) or deque[float]()
+        return len(times) == _FLAPS and now - times[0] < _FLAP_SECONDS
 
     async def call(
         self,
@@ -223,7 +241,7 @@ class Links:
         session = new_id().hex
         keys = {self._key.kid: self._key.public}
         ours = tunnel_pb2.Hello(
-            protocols=[PROTOCOL], version=self._version, session=session, hub_uid=self._hub_uid,
+            protocols=PROTOCOLS, version=self._version, session=session, hub_uid=self._hub_uid,
             time_millis=self._now_millis(), grant_keys=keys,
         )  # fmt: skip
         mux.hello(ours.SerializeToString())
@@ -231,10 +249,14 @@ class Links:
             theirs = tunnel_pb2.Hello.FromString(await mux.greeted(GREETING_SECONDS))
         except (TimeoutError, Lost, DecodeError) as error:
             raise _Refused("no greeting", uid) from error
-        if PROTOCOL not in theirs.protocols:
+        protocol = next((p for p in PROTOCOLS if p in theirs.protocols), 0)
+        if not protocol:
             raise _Refused("no common protocol", uid)
         grants = Grants(self._key, cluster_uid=uid, session=session, now_millis=self._now_millis)
-        tunnel = Tunnel(uid, theirs.version[:64], session, connection.peer, mux, grants, self._clock.monotonic())
+        tunnel = Tunnel(
+            uid, theirs.version[:64], session, connection.peer, mux, grants, self._clock.monotonic(),
+            f"{certificate.serial_number:x}", protocol,
+        )  # fmt: skip
         return tunnel, (certificate.not_valid_after_utc - self._clock.now()).total_seconds()
 
     def _take(self, tunnel: Tunnel) -> None:
@@ -276,8 +298,8 @@ class Links:
         if tunnel is None or tunnel.mux is not connection.mux or opened.WhichOneof("purpose") != "call":
             stream.reset(Reset.REFUSED, "not served")
             return
-        peer, parent = CLUSTER + uid, opened.traceparent
-        await calls.serve(stream, opened.call, self._pipeline, peer=peer, traceparent=parent, address=connection.peer)
+        peer, parent, metadata = CLUSTER + uid, opened.traceparent, {PROTOCOL_KEY: str(tunnel.protocol)}
+        await calls.serve(stream, opened.call, self._pipeline, peer=peer, traceparent=parent, address=connection.peer, metadata=metadata)
 
 
 class _Refused(Exception):

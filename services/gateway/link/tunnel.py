@@ -33,6 +33,8 @@ class Tunnel:
         mux: its streams.
         grants: signs for it.
         since: monotonic seconds when it stood.
+        serial: serial number of the agent's certificate, hex.
+        protocol: version of the protocol that both ends speak.
     """
 
     uid: str
@@ -42,6 +44,8 @@ class Tunnel:
     mux: Mux
     grants: Grants
     since: float = field(default_factory=lambda: clock.SystemClock().monotonic())
+    serial: str = ""
+    protocol: int = 1
 
     async def call(self, method: MethodDescriptor, request: Message, principal: Principal, *, timeout: float) -> Any:
         """Calls one of the agent's services as a principal; raises Fault."""

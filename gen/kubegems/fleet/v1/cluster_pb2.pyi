@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -41,10 +42,14 @@ class Cluster(_message.Message):
         OFFLINE: Cluster._State.ValueType  # 3
         """The agent is not connected; writes are kept until it is back."""
         DELETING: Cluster._State.ValueType  # 4
-        """Going away."""
+        """Going away: its removals wait until the cluster has confirmed them, or a forced removal lets go of it."""
+        JOINING: Cluster._State.ValueType  # 5
+        """An agent has its certificate, and was never connected yet."""
+        DEGRADED: Cluster._State.ValueType  # 6
+        """The agent is connected, and `reasons` say what is wrong."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """State sums up the link."""
+        """State sums up the cluster's health: WAITING, JOINING, then ONLINE, DEGRADED or OFFLINE as `reasons` tell, DELETING at last."""
 
     STATE_UNSPECIFIED: Cluster.State.ValueType  # 0
     """Not set."""
@@ -55,7 +60,41 @@ class Cluster(_message.Message):
     OFFLINE: Cluster.State.ValueType  # 3
     """The agent is not connected; writes are kept until it is back."""
     DELETING: Cluster.State.ValueType  # 4
-    """Going away."""
+    """Going away: its removals wait until the cluster has confirmed them, or a forced removal lets go of it."""
+    JOINING: Cluster.State.ValueType  # 5
+    """An agent has its certificate, and was never connected yet."""
+    DEGRADED: Cluster.State.ValueType  # 6
+    """The agent is connected, and `reasons` say what is wrong."""
+
+    @_typing.final
+    class Reason(_message.Message):
+        """Reason is one thing that is wrong, or will soon be."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REASON_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        SINCE_TIME_FIELD_NUMBER: _builtins.int
+        reason: _builtins.str
+        """Machine word, such as CERTIFICATE_EXPIRING, CONFIRMATION_NEEDED, OBJECTS_FAILED, NODES_NOT_READY, SLOW_LINK, CLOCK_SKEW, AGENT_VERSION, FLAPPING."""
+        message: _builtins.str
+        """Sentence for people."""
+        @_builtins.property
+        def since_time(self) -> _timestamp_pb2.Timestamp:
+            """Since when."""
+
+        def __init__(
+            self,
+            *,
+            reason: _builtins.str = ...,
+            message: _builtins.str = ...,
+            since_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "since_time", b"since_time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
@@ -70,6 +109,12 @@ class Cluster(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    ROUND_TRIP_FIELD_NUMBER: _builtins.int
+    CLOCK_SKEW_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_SKEW_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`clusters/{cluster}`, the last part a lower case RFC 1123 label."""
     uid: _builtins.str
@@ -88,6 +133,10 @@ class Cluster(_message.Message):
     """Why applying waits for a human, such as too many removals at once; empty when nothing waits. Answer with `:confirm`."""
     etag: _builtins.str
     """Version of the row; send it back to change only what was read."""
+    agent_version_skew: _builtins.int
+    """Minor versions that the agent is behind the hub; negative when it is ahead."""
+    paused: _builtins.bool
+    """Nothing is applied or removed in the cluster until `:resume`."""
     @_builtins.property
     def inventory(self) -> Global___Inventory:
         """What the cluster consists of, as last counted by the inventory job."""
@@ -103,6 +152,22 @@ class Cluster(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the cluster was last changed."""
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cluster.Reason]:
+        """What is wrong; empty while the agent is connected and nothing is."""
+
+    @_builtins.property
+    def certificate_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the agent's newest certificate ends."""
+
+    @_builtins.property
+    def round_trip(self) -> _duration_pb2.Duration:
+        """Round trip between hub and agent, as last measured."""
+
+    @_builtins.property
+    def clock_skew(self) -> _duration_pb2.Duration:
+        """How far the cluster's clock is ahead of the hub's, as last measured; negative when it is behind."""
 
     def __init__(
         self,
@@ -120,10 +185,16 @@ class Cluster(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        reasons: _abc.Iterable[Global___Cluster.Reason] | None = ...,
+        certificate_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        round_trip: _duration_pb2.Duration | None = ...,
+        clock_skew: _duration_pb2.Duration | None = ...,
+        agent_version_skew: _builtins.int = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "inventory", b"inventory", "seen_time", b"seen_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expire_time", b"certificate_expire_time", "clock_skew", b"clock_skew", "create_time", b"create_time", "inventory", b"inventory", "round_trip", b"round_trip", "seen_time", b"seen_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "applied_generation", b"applied_generation", "confirmation_needed", b"confirmation_needed", "create_time", b"create_time", "desired_generation", b"desired_generation", "display_name", b"display_name", "etag", b"etag", "inventory", b"inventory", "name", b"name", "seen_time", b"seen_time", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "agent_version_skew", b"agent_version_skew", "applied_generation", b"applied_generation", "certificate_expire_time", b"certificate_expire_time", "clock_skew", b"clock_skew", "confirmation_needed", b"confirmation_needed", "create_time", b"create_time", "desired_generation", b"desired_generation", "display_name", b"display_name", "etag", b"etag", "inventory", b"inventory", "name", b"name", "paused", b"paused", "reasons", b"reasons", "round_trip", b"round_trip", "seen_time", b"seen_time", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

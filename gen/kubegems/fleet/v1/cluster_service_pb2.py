@@ -27,10 +27,11 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from kubegems.fleet.v1 import cluster_pb2 as kubegems_dot_fleet_dot_v1_dot_cluster__pb2
+from kubegems.fleet.v1 import desired_diff_pb2 as kubegems_dot_fleet_dot_v1_dot_desired__diff__pb2
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kubegems/fleet/v1/cluster_service.proto\x12\x11kubegems.fleet.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fkubegems/fleet/v1/cluster.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x9f\x01\n\x14\x43reateClusterRequest\x12>\n\ncluster_id\x18\x01 \x01(\tB*\x92\xb5\x18&\x08\x01*\"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\x12+\n\x07\x63luster\x18\x02 \x01(\x0b\x32\x1a.kubegems.fleet.v1.Cluster\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02 @\"9\n\x11GetClusterRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\"i\n\x13ListClustersRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"q\n\x14ListClustersResponse\x12,\n\x08\x63lusters\x18\x01 \x03(\x0b\x32\x1a.kubegems.fleet.v1.Cluster\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"|\n\x14UpdateClusterRequest\x12\x33\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x1a.kubegems.fleet.v1.ClusterB\x06\x92\xb5\x18\x02\x08\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"R\n\x14\x44\x65leteClusterRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\"Y\n\x15\x43onfirmClusterRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x1a\n\ngeneration\x18\x02 \x01(\x03\x42\x06\x92\xb5\x18\x02\x08\x01\"d\n\x1bGetClusterKubeconfigRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x1f\n\x0bttl_seconds\x18\x02 \x01(\x05\x42\n\x92\xb5\x18\x06\x30\x00\x38\xc0\xd1\x02\x32\xf6\x08\n\x0e\x43lusterService\x12\x92\x01\n\rCreateCluster\x12\'.kubegems.fleet.v1.CreateClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"<\x8a\xb5\x18\x1d\x08\x06\x12\x15\x66leet.clusters.create \x03(\x02\x82\xd3\xe4\x93\x02\x15\"\x10/api/v1/clusters:\x01*\x12\x91\x01\n\nGetCluster\x12$.kubegems.fleet.v1.GetClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"A\x8a\xb5\x18\x1c\x08\x06\x12\x12\x66leet.clusters.get \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/{name=clusters/*}\x12\x9a\x01\n\x0cListClusters\x12&.kubegems.fleet.v1.ListClustersRequest\x1a\'.kubegems.fleet.v1.ListClustersResponse\"9\x8a\xb5\x18\x1d\x08\x06\x12\x13\x66leet.clusters.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/clusters\x12\xa9\x01\n\rUpdateCluster\x12\'.kubegems.fleet.v1.UpdateClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"S\x8a\xb5\x18\x1d\x08\x06\x12\x15\x66leet.clusters.update \x03(\x02\x82\xd3\xe4\x93\x02,2!/api/v1/{cluster.name=clusters/*}:\x07\x63luster\x12\x94\x01\n\rDeleteCluster\x12\'.kubegems.fleet.v1.DeleteClusterRequest\x1a\x16.google.protobuf.Empty\"B\x8a\xb5\x18\x1d\x08\x06\x12\x15\x66leet.clusters.delete \x03(\x02\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/{name=clusters/*}\x12\xa6\x01\n\x0e\x43onfirmCluster\x12(.kubegems.fleet.v1.ConfirmClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"N\x8a\xb5\x18\x1e\x08\x06\x12\x16\x66leet.clusters.confirm \x03(\x02\x82\xd3\xe4\x93\x02&\"!/api/v1/{name=clusters/*}:confirm:\x01*\x12\xb1\x01\n\x14GetClusterKubeconfig\x12..kubegems.fleet.v1.GetClusterKubeconfigRequest\x1a\x14.google.api.HttpBody\"S\x8a\xb5\x18#\x08\x06\x12\x19\x66leet.clusters.kubeconfig \x04(\x01\x38\x01\x82\xd3\xe4\x93\x02&\x12$/api/v1/{name=clusters/*}:kubeconfigb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kubegems/fleet/v1/cluster_service.proto\x12\x11kubegems.fleet.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fkubegems/fleet/v1/cluster.proto\x1a$kubegems/fleet/v1/desired_diff.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x9f\x01\n\x14\x43reateClusterRequest\x12>\n\ncluster_id\x18\x01 \x01(\tB*\x92\xb5\x18&\x08\x01*\"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\x12+\n\x07\x63luster\x18\x02 \x01(\x0b\x32\x1a.kubegems.fleet.v1.Cluster\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02 @\"9\n\x11GetClusterRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\"i\n\x13ListClustersRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"q\n\x14ListClustersResponse\x12,\n\x08\x63lusters\x18\x01 \x03(\x0b\x32\x1a.kubegems.fleet.v1.Cluster\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"|\n\x14UpdateClusterRequest\x12\x33\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x1a.kubegems.fleet.v1.ClusterB\x06\x92\xb5\x18\x02\x08\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"a\n\x14\x44\x65leteClusterRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\";\n\x13PauseClusterRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\"<\n\x14ResumeClusterRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\":\n\x12\x44iffClusterRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\"Y\n\x15\x43onfirmClusterRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x1a\n\ngeneration\x18\x02 \x01(\x03\x42\x06\x92\xb5\x18\x02\x08\x01\"\xe7\x01\n\x1bGetClusterKubeconfigRequest\x12$\n\x04name\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x1f\n\x0bttl_seconds\x18\x02 \x01(\x05\x42\n\x92\xb5\x18\x06\x30\x00\x38\xc0\xd1\x02\x12M\n\ncredential\x18\x03 \x01(\x0e\x32\x39.kubegems.fleet.v1.GetClusterKubeconfigRequest.Credential\"2\n\nCredential\x12\x1a\n\x16\x43REDENTIAL_UNSPECIFIED\x10\x00\x12\x08\n\x04\x45XEC\x10\x01\x32\xda\x0c\n\x0e\x43lusterService\x12\x92\x01\n\rCreateCluster\x12\'.kubegems.fleet.v1.CreateClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"<\x8a\xb5\x18\x1d\x08\x06\x12\x15\x66leet.clusters.create \x03(\x02\x82\xd3\xe4\x93\x02\x15\"\x10/api/v1/clusters:\x01*\x12\x91\x01\n\nGetCluster\x12$.kubegems.fleet.v1.GetClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"A\x8a\xb5\x18\x1c\x08\x06\x12\x12\x66leet.clusters.get \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/{name=clusters/*}\x12\x9a\x01\n\x0cListClusters\x12&.kubegems.fleet.v1.ListClustersRequest\x1a\'.kubegems.fleet.v1.ListClustersResponse\"9\x8a\xb5\x18\x1d\x08\x06\x12\x13\x66leet.clusters.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/clusters\x12\xa9\x01\n\rUpdateCluster\x12\'.kubegems.fleet.v1.UpdateClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"S\x8a\xb5\x18\x1d\x08\x06\x12\x15\x66leet.clusters.update \x03(\x02\x82\xd3\xe4\x93\x02,2!/api/v1/{cluster.name=clusters/*}:\x07\x63luster\x12\x94\x01\n\rDeleteCluster\x12\'.kubegems.fleet.v1.DeleteClusterRequest\x1a\x16.google.protobuf.Empty\"B\x8a\xb5\x18\x1d\x08\x06\x12\x15\x66leet.clusters.delete \x03(\x02\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/{name=clusters/*}\x12\xa6\x01\n\x0e\x43onfirmCluster\x12(.kubegems.fleet.v1.ConfirmClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"N\x8a\xb5\x18\x1e\x08\x06\x12\x16\x66leet.clusters.confirm \x03(\x02\x82\xd3\xe4\x93\x02&\"!/api/v1/{name=clusters/*}:confirm:\x01*\x12\x9e\x01\n\x0cPauseCluster\x12&.kubegems.fleet.v1.PauseClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"J\x8a\xb5\x18\x1c\x08\x06\x12\x14\x66leet.clusters.pause \x03(\x02\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/{name=clusters/*}:pause:\x01*\x12\xa2\x01\n\rResumeCluster\x12\'.kubegems.fleet.v1.ResumeClusterRequest\x1a\x1a.kubegems.fleet.v1.Cluster\"L\x8a\xb5\x18\x1d\x08\x06\x12\x15\x66leet.clusters.resume \x03(\x02\x82\xd3\xe4\x93\x02%\" /api/v1/{name=clusters/*}:resume:\x01*\x12\x9b\x01\n\x0b\x44iffCluster\x12%.kubegems.fleet.v1.DiffClusterRequest\x1a\x1e.kubegems.fleet.v1.DesiredDiff\"E\x8a\xb5\x18\x1b\x08\x06\x12\x13\x66leet.clusters.diff \x02(\x01\x82\xd3\xe4\x93\x02 \x12\x1e/api/v1/{name=clusters/*}:diff\x12\xb1\x01\n\x14GetClusterKubeconfig\x12..kubegems.fleet.v1.GetClusterKubeconfigRequest\x1a\x14.google.api.HttpBody\"S\x8a\xb5\x18#\x08\x06\x12\x19\x66leet.clusters.kubeconfig \x04(\x01\x38\x01\x82\xd3\xe4\x93\x02&\x12$/api/v1/{name=clusters/*}:kubeconfigb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +52,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETECLUSTERREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\022\010\001*\016clusters/[^/]+'
   _globals['_DELETECLUSTERREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_DELETECLUSTERREQUEST'].fields_by_name['etag']._serialized_options = b'\222\265\030\002 @'
+  _globals['_PAUSECLUSTERREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_PAUSECLUSTERREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\022\010\001*\016clusters/[^/]+'
+  _globals['_RESUMECLUSTERREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RESUMECLUSTERREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\022\010\001*\016clusters/[^/]+'
+  _globals['_DIFFCLUSTERREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DIFFCLUSTERREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\022\010\001*\016clusters/[^/]+'
   _globals['_CONFIRMCLUSTERREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CONFIRMCLUSTERREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\022\010\001*\016clusters/[^/]+'
   _globals['_CONFIRMCLUSTERREQUEST'].fields_by_name['generation']._loaded_options = None
@@ -71,24 +78,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLUSTERSERVICE'].methods_by_name['DeleteCluster']._serialized_options = b'\212\265\030\035\010\006\022\025fleet.clusters.delete \003(\002\202\323\344\223\002\033*\031/api/v1/{name=clusters/*}'
   _globals['_CLUSTERSERVICE'].methods_by_name['ConfirmCluster']._loaded_options = None
   _globals['_CLUSTERSERVICE'].methods_by_name['ConfirmCluster']._serialized_options = b'\212\265\030\036\010\006\022\026fleet.clusters.confirm \003(\002\202\323\344\223\002&\"!/api/v1/{name=clusters/*}:confirm:\001*'
+  _globals['_CLUSTERSERVICE'].methods_by_name['PauseCluster']._loaded_options = None
+  _globals['_CLUSTERSERVICE'].methods_by_name['PauseCluster']._serialized_options = b'\212\265\030\034\010\006\022\024fleet.clusters.pause \003(\002\202\323\344\223\002$\"\037/api/v1/{name=clusters/*}:pause:\001*'
+  _globals['_CLUSTERSERVICE'].methods_by_name['ResumeCluster']._loaded_options = None
+  _globals['_CLUSTERSERVICE'].methods_by_name['ResumeCluster']._serialized_options = b'\212\265\030\035\010\006\022\025fleet.clusters.resume \003(\002\202\323\344\223\002%\" /api/v1/{name=clusters/*}:resume:\001*'
+  _globals['_CLUSTERSERVICE'].methods_by_name['DiffCluster']._loaded_options = None
+  _globals['_CLUSTERSERVICE'].methods_by_name['DiffCluster']._serialized_options = b'\212\265\030\033\010\006\022\023fleet.clusters.diff \002(\001\202\323\344\223\002 \022\036/api/v1/{name=clusters/*}:diff'
   _globals['_CLUSTERSERVICE'].methods_by_name['GetClusterKubeconfig']._loaded_options = None
   _globals['_CLUSTERSERVICE'].methods_by_name['GetClusterKubeconfig']._serialized_options = b'\212\265\030#\010\006\022\031fleet.clusters.kubeconfig \004(\0018\001\202\323\344\223\002&\022$/api/v1/{name=clusters/*}:kubeconfig'
-  _globals['_CREATECLUSTERREQUEST']._serialized_start=249
-  _globals['_CREATECLUSTERREQUEST']._serialized_end=408
-  _globals['_GETCLUSTERREQUEST']._serialized_start=410
-  _globals['_GETCLUSTERREQUEST']._serialized_end=467
-  _globals['_LISTCLUSTERSREQUEST']._serialized_start=469
-  _globals['_LISTCLUSTERSREQUEST']._serialized_end=574
-  _globals['_LISTCLUSTERSRESPONSE']._serialized_start=576
-  _globals['_LISTCLUSTERSRESPONSE']._serialized_end=689
-  _globals['_UPDATECLUSTERREQUEST']._serialized_start=691
-  _globals['_UPDATECLUSTERREQUEST']._serialized_end=815
-  _globals['_DELETECLUSTERREQUEST']._serialized_start=817
-  _globals['_DELETECLUSTERREQUEST']._serialized_end=899
-  _globals['_CONFIRMCLUSTERREQUEST']._serialized_start=901
-  _globals['_CONFIRMCLUSTERREQUEST']._serialized_end=990
-  _globals['_GETCLUSTERKUBECONFIGREQUEST']._serialized_start=992
-  _globals['_GETCLUSTERKUBECONFIGREQUEST']._serialized_end=1092
-  _globals['_CLUSTERSERVICE']._serialized_start=1095
-  _globals['_CLUSTERSERVICE']._serialized_end=2237
+  _globals['_CREATECLUSTERREQUEST']._serialized_start=287
+  _globals['_CREATECLUSTERREQUEST']._serialized_end=446
+  _globals['_GETCLUSTERREQUEST']._serialized_start=448
+  _globals['_GETCLUSTERREQUEST']._serialized_end=505
+  _globals['_LISTCLUSTERSREQUEST']._serialized_start=507
+  _globals['_LISTCLUSTERSREQUEST']._serialized_end=612
+  _globals['_LISTCLUSTERSRESPONSE']._serialized_start=614
+  _globals['_LISTCLUSTERSRESPONSE']._serialized_end=727
+  _globals['_UPDATECLUSTERREQUEST']._serialized_start=729
+  _globals['_UPDATECLUSTERREQUEST']._serialized_end=853
+  _globals['_DELETECLUSTERREQUEST']._serialized_start=855
+  _globals['_DELETECLUSTERREQUEST']._serialized_end=952
+  _globals['_PAUSECLUSTERREQUEST']._serialized_start=954
+  _globals['_PAUSECLUSTERREQUEST']._serialized_end=1013
+  _globals['_RESUMECLUSTERREQUEST']._serialized_start=1015
+  _globals['_RESUMECLUSTERREQUEST']._serialized_end=1075
+  _globals['_DIFFCLUSTERREQUEST']._serialized_start=1077
+  _globals['_DIFFCLUSTERREQUEST']._serialized_end=1135
+  _globals['_CONFIRMCLUSTERREQUEST']._serialized_start=1137
+  _globals['_CONFIRMCLUSTERREQUEST']._serialized_end=1226
+  _globals['_GETCLUSTERKUBECONFIGREQUEST']._serialized_start=1229
+  _globals['_GETCLUSTERKUBECONFIGREQUEST']._serialized_end=1460
+  _globals['_GETCLUSTERKUBECONFIGREQUEST_CREDENTIAL']._serialized_start=1410
+  _globals['_GETCLUSTERKUBECONFIGREQUEST_CREDENTIAL']._serialized_end=1460
+  _globals['_CLUSTERSERVICE']._serialized_start=1463
+  _globals['_CLUSTERSERVICE']._serialized_end=3089
 # @@protoc_insertion_point(module_scope)

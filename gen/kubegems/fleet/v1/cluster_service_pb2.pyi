@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kubegems.fleet.v1 import cluster_pb2 as _cluster_pb2
 import builtins as _builtins
 import sys
@@ -178,23 +179,93 @@ class DeleteClusterRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`clusters/{cluster}`."""
     etag: _builtins.str
     """If set, must be current."""
+    force: _builtins.bool
+    """Removes it although tenants have environments or quota there, without asking the cluster. What it held stays in it, so the names are burnt."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         etag: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteClusterRequest: _TypeAlias = DeleteClusterRequest  # noqa: Y015
+
+@_typing.final
+class PauseClusterRequest(_message.Message):
+    """PauseClusterRequest names a cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`clusters/{cluster}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseClusterRequest: _TypeAlias = PauseClusterRequest  # noqa: Y015
+
+@_typing.final
+class ResumeClusterRequest(_message.Message):
+    """ResumeClusterRequest names a cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`clusters/{cluster}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeClusterRequest: _TypeAlias = ResumeClusterRequest  # noqa: Y015
+
+@_typing.final
+class DiffClusterRequest(_message.Message):
+    """DiffClusterRequest names a cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`clusters/{cluster}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffClusterRequest: _TypeAlias = DiffClusterRequest  # noqa: Y015
 
 @_typing.final
 class ConfirmClusterRequest(_message.Message):
@@ -228,21 +299,44 @@ class GetClusterKubeconfigRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Credential:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CredentialEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GetClusterKubeconfigRequest._Credential.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CREDENTIAL_UNSPECIFIED: GetClusterKubeconfigRequest._Credential.ValueType  # 0
+        """A token inside the kubeconfig."""
+        EXEC: GetClusterKubeconfigRequest._Credential.ValueType  # 1
+        """An exec plugin that fetches a short token whenever one is needed; the kubeconfig holds no secret."""
+
+    class Credential(_Credential, metaclass=_CredentialEnumTypeWrapper):
+        """Credential is how kubectl proves who it is."""
+
+    CREDENTIAL_UNSPECIFIED: GetClusterKubeconfigRequest.Credential.ValueType  # 0
+    """A token inside the kubeconfig."""
+    EXEC: GetClusterKubeconfigRequest.Credential.ValueType  # 1
+    """An exec plugin that fetches a short token whenever one is needed; the kubeconfig holds no secret."""
+
     NAME_FIELD_NUMBER: _builtins.int
     TTL_SECONDS_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`clusters/{cluster}`."""
+    """`clusters/{cluster}`, or `clusters/-` for all that the caller may see."""
     ttl_seconds: _builtins.int
     """How long the token inside is good, in seconds; 0 means 3600. It ends with the session too."""
+    credential: Global___GetClusterKubeconfigRequest.Credential.ValueType
+    """How kubectl proves who it is."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         ttl_seconds: _builtins.int = ...,
+        credential: Global___GetClusterKubeconfigRequest.Credential.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "ttl_seconds", b"ttl_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "name", b"name", "ttl_seconds", b"ttl_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from kubegems.fleet.v1 import cluster_pb2 as kubegems_dot_fleet_dot_v1_dot_cluster__pb2
 from kubegems.fleet.v1 import cluster_service_pb2 as kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2
+from kubegems.fleet.v1 import desired_diff_pb2 as kubegems_dot_fleet_dot_v1_dot_desired__diff__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -68,6 +69,21 @@ class ClusterServiceStub:
                 request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.ConfirmClusterRequest.SerializeToString,
                 response_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__pb2.Cluster.FromString,
                 _registered_method=True)
+        self.PauseCluster = channel.unary_unary(
+                '/kubegems.fleet.v1.ClusterService/PauseCluster',
+                request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.PauseClusterRequest.SerializeToString,
+                response_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__pb2.Cluster.FromString,
+                _registered_method=True)
+        self.ResumeCluster = channel.unary_unary(
+                '/kubegems.fleet.v1.ClusterService/ResumeCluster',
+                request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.ResumeClusterRequest.SerializeToString,
+                response_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__pb2.Cluster.FromString,
+                _registered_method=True)
+        self.DiffCluster = channel.unary_unary(
+                '/kubegems.fleet.v1.ClusterService/DiffCluster',
+                request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.DiffClusterRequest.SerializeToString,
+                response_deserializer=kubegems_dot_fleet_dot_v1_dot_desired__diff__pb2.DesiredDiff.FromString,
+                _registered_method=True)
         self.GetClusterKubeconfig = channel.unary_unary(
                 '/kubegems.fleet.v1.ClusterService/GetClusterKubeconfig',
                 request_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.GetClusterKubeconfigRequest.SerializeToString,
@@ -108,7 +124,8 @@ class ClusterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCluster(self, request, context):
-        """Removes a cluster: its certificates are refused from then on. FAILED_PRECONDITION while tenants have quota there.
+        """Removes a cluster: its certificates are refused from then on. FAILED_PRECONDITION while tenants have quota there. While the cluster
+        has not confirmed earlier removals it stays DELETING. With `force` it goes at once, and the names of what it held are never free again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,8 +138,29 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseCluster(self, request, context):
+        """Stops applying desired state to a cluster: nothing is made, changed, put right or removed there until `:resume`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeCluster(self, request, context):
+        """Applies desired state again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffCluster(self, request, context):
+        """Says what would change in the cluster if its desired state were applied now. UNAVAILABLE with RetryInfo when the cluster is offline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetClusterKubeconfig(self, request, context):
-        """Returns a kubeconfig (YAML) that reaches the cluster through the hub as the caller.
+        """Returns a kubeconfig (YAML) that reaches the cluster through the hub as the caller; `clusters/-` stands for all that the caller may see.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +198,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ConfirmCluster,
                     request_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.ConfirmClusterRequest.FromString,
                     response_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__pb2.Cluster.SerializeToString,
+            ),
+            'PauseCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseCluster,
+                    request_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.PauseClusterRequest.FromString,
+                    response_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__pb2.Cluster.SerializeToString,
+            ),
+            'ResumeCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeCluster,
+                    request_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.ResumeClusterRequest.FromString,
+                    response_serializer=kubegems_dot_fleet_dot_v1_dot_cluster__pb2.Cluster.SerializeToString,
+            ),
+            'DiffCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffCluster,
+                    request_deserializer=kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.DiffClusterRequest.FromString,
+                    response_serializer=kubegems_dot_fleet_dot_v1_dot_desired__diff__pb2.DesiredDiff.SerializeToString,
             ),
             'GetClusterKubeconfig': grpc.unary_unary_rpc_method_handler(
                     servicer.GetClusterKubeconfig,
@@ -330,6 +383,87 @@ class ClusterService:
             '/kubegems.fleet.v1.ClusterService/ConfirmCluster',
             kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.ConfirmClusterRequest.SerializeToString,
             kubegems_dot_fleet_dot_v1_dot_cluster__pb2.Cluster.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.fleet.v1.ClusterService/PauseCluster',
+            kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.PauseClusterRequest.SerializeToString,
+            kubegems_dot_fleet_dot_v1_dot_cluster__pb2.Cluster.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.fleet.v1.ClusterService/ResumeCluster',
+            kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.ResumeClusterRequest.SerializeToString,
+            kubegems_dot_fleet_dot_v1_dot_cluster__pb2.Cluster.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.fleet.v1.ClusterService/DiffCluster',
+            kubegems_dot_fleet_dot_v1_dot_cluster__service__pb2.DiffClusterRequest.SerializeToString,
+            kubegems_dot_fleet_dot_v1_dot_desired__diff__pb2.DesiredDiff.FromString,
             options,
             channel_credentials,
             insecure,

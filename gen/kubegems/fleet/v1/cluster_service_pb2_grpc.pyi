@@ -9,6 +9,7 @@ from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from kubegems.fleet.v1 import cluster_pb2 as _cluster_pb2
 from kubegems.fleet.v1 import cluster_service_pb2 as _cluster_service_pb2
+from kubegems.fleet.v1 import desired_diff_pb2 as _desired_diff_pb2
 import abc as _abc_1
 
 
@@ -28,11 +29,19 @@ class ClusterServiceStub:
     UpdateCluster: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.UpdateClusterRequest, _cluster_pb2.Cluster]
     """Changes the display name. ABORTED when the etag is stale."""
     DeleteCluster: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.DeleteClusterRequest, _empty_pb2.Empty]
-    """Removes a cluster: its certificates are refused from then on. FAILED_PRECONDITION while tenants have quota there."""
+    """Removes a cluster: its certificates are refused from then on. FAILED_PRECONDITION while tenants have quota there. While the cluster
+    has not confirmed earlier removals it stays DELETING. With `force` it goes at once, and the names of what it held are never free again.
+    """
     ConfirmCluster: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.ConfirmClusterRequest, _cluster_pb2.Cluster]
     """Lets a stopped removal of desired objects go on, for the generation named."""
+    PauseCluster: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.PauseClusterRequest, _cluster_pb2.Cluster]
+    """Stops applying desired state to a cluster: nothing is made, changed, put right or removed there until `:resume`."""
+    ResumeCluster: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.ResumeClusterRequest, _cluster_pb2.Cluster]
+    """Applies desired state again."""
+    DiffCluster: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.DiffClusterRequest, _desired_diff_pb2.DesiredDiff]
+    """Says what would change in the cluster if its desired state were applied now. UNAVAILABLE with RetryInfo when the cluster is offline."""
     GetClusterKubeconfig: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.GetClusterKubeconfigRequest, _httpbody_pb2.HttpBody]
-    """Returns a kubeconfig (YAML) that reaches the cluster through the hub as the caller."""
+    """Returns a kubeconfig (YAML) that reaches the cluster through the hub as the caller; `clusters/-` stands for all that the caller may see."""
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     """ClusterService keeps the member clusters."""
@@ -75,7 +84,9 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.DeleteClusterRequest,
         context: _aio.ServicerContext[_cluster_service_pb2.DeleteClusterRequest, _abc.Awaitable[_empty_pb2.Empty]],
     ) -> _abc.Awaitable[_empty_pb2.Empty]:
-        """Removes a cluster: its certificates are refused from then on. FAILED_PRECONDITION while tenants have quota there."""
+        """Removes a cluster: its certificates are refused from then on. FAILED_PRECONDITION while tenants have quota there. While the cluster
+        has not confirmed earlier removals it stays DELETING. With `force` it goes at once, and the names of what it held are never free again.
+        """
 
     @_abc_1.abstractmethod
     def ConfirmCluster(
@@ -86,11 +97,35 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lets a stopped removal of desired objects go on, for the generation named."""
 
     @_abc_1.abstractmethod
+    def PauseCluster(
+        self,
+        request: _cluster_service_pb2.PauseClusterRequest,
+        context: _aio.ServicerContext[_cluster_service_pb2.PauseClusterRequest, _abc.Awaitable[_cluster_pb2.Cluster]],
+    ) -> _abc.Awaitable[_cluster_pb2.Cluster]:
+        """Stops applying desired state to a cluster: nothing is made, changed, put right or removed there until `:resume`."""
+
+    @_abc_1.abstractmethod
+    def ResumeCluster(
+        self,
+        request: _cluster_service_pb2.ResumeClusterRequest,
+        context: _aio.ServicerContext[_cluster_service_pb2.ResumeClusterRequest, _abc.Awaitable[_cluster_pb2.Cluster]],
+    ) -> _abc.Awaitable[_cluster_pb2.Cluster]:
+        """Applies desired state again."""
+
+    @_abc_1.abstractmethod
+    def DiffCluster(
+        self,
+        request: _cluster_service_pb2.DiffClusterRequest,
+        context: _aio.ServicerContext[_cluster_service_pb2.DiffClusterRequest, _abc.Awaitable[_desired_diff_pb2.DesiredDiff]],
+    ) -> _abc.Awaitable[_desired_diff_pb2.DesiredDiff]:
+        """Says what would change in the cluster if its desired state were applied now. UNAVAILABLE with RetryInfo when the cluster is offline."""
+
+    @_abc_1.abstractmethod
     def GetClusterKubeconfig(
         self,
         request: _cluster_service_pb2.GetClusterKubeconfigRequest,
         context: _aio.ServicerContext[_cluster_service_pb2.GetClusterKubeconfigRequest, _abc.Awaitable[_httpbody_pb2.HttpBody]],
     ) -> _abc.Awaitable[_httpbody_pb2.HttpBody]:
-        """Returns a kubeconfig (YAML) that reaches the cluster through the hub as the caller."""
+        """Returns a kubeconfig (YAML) that reaches the cluster through the hub as the caller; `clusters/-` stands for all that the caller may see."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _aio.Server) -> None: ...

@@ -22,17 +22,20 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from kubegems.fleet.v1 import cluster_pb2 as kubegems_dot_fleet_dot_v1_dot_cluster__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekubegems/fleet/v1/events.proto\x12\x11kubegems.fleet.v1\"B\n\x12\x43lusterLinkChanged\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\"&\n\x10\x44\x65siredStateHint\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekubegems/fleet/v1/events.proto\x12\x11kubegems.fleet.v1\x1a\x1fkubegems/fleet/v1/cluster.proto\"B\n\x12\x43lusterLinkChanged\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0e\n\x06online\x18\x03 \x01(\x08\"&\n\x10\x44\x65siredStateHint\x12\x12\n\ngeneration\x18\x01 \x01(\x03\"\xe4\x01\n\x14\x43lusterHealthChanged\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .kubegems.fleet.v1.Cluster.State\x12\x38\n\x0eprevious_state\x18\x04 \x01(\x0e\x32 .kubegems.fleet.v1.Cluster.State\x12\x32\n\x07reasons\x18\x05 \x03(\x0b\x32!.kubegems.fleet.v1.Cluster.Reason\x12\x0f\n\x07removed\x18\x06 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kubegems.fleet.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CLUSTERLINKCHANGED']._serialized_start=53
-  _globals['_CLUSTERLINKCHANGED']._serialized_end=119
-  _globals['_DESIREDSTATEHINT']._serialized_start=121
-  _globals['_DESIREDSTATEHINT']._serialized_end=159
+  _globals['_CLUSTERLINKCHANGED']._serialized_start=86
+  _globals['_CLUSTERLINKCHANGED']._serialized_end=152
+  _globals['_DESIREDSTATEHINT']._serialized_start=154
+  _globals['_DESIREDSTATEHINT']._serialized_end=192
+  _globals['_CLUSTERHEALTHCHANGED']._serialized_start=195
+  _globals['_CLUSTERHEALTHCHANGED']._serialized_end=423
 # @@protoc_insertion_point(module_scope)

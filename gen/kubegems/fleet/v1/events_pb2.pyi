@@ -3,8 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from kubegems.fleet.v1 import cluster_pb2 as _cluster_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -67,3 +70,47 @@ class DesiredStateHint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DesiredStateHint: _TypeAlias = DesiredStateHint  # noqa: Y015
+
+@_typing.final
+class ClusterHealthChanged(_message.Message):
+    """ClusterHealthChanged tells that a cluster's state, or what is wrong with it, changed; published on `gems.platform.fleet.cluster-changed`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_STATE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """`clusters/{cluster}`."""
+    uid: _builtins.str
+    """Uid of the cluster."""
+    state: _cluster_pb2.Cluster.State.ValueType
+    """State now."""
+    previous_state: _cluster_pb2.Cluster.State.ValueType
+    """State before; unspecified for a new cluster."""
+    removed: _builtins.bool
+    """The cluster is no longer known here."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.Cluster.Reason]:
+        """What is wrong now."""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        state: _cluster_pb2.Cluster.State.ValueType = ...,
+        previous_state: _cluster_pb2.Cluster.State.ValueType = ...,
+        reasons: _abc.Iterable[_cluster_pb2.Cluster.Reason] | None = ...,
+        removed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "previous_state", b"previous_state", "reasons", b"reasons", "removed", b"removed", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterHealthChanged: _TypeAlias = ClusterHealthChanged  # noqa: Y015

@@ -16,6 +16,7 @@ from kubegems.fleet.v1 import cluster_access_service_pb2 as access_pb
 from kubegems.fleet.v1 import cluster_pb2, cluster_service_pb2, events_pb2
 from services.gateway.fleet.hints import Hints
 from services.gateway.fleet.links import LinkKeeper
+from services.gateway.fleet.version import VERSION
 from services.gateway.tenancy.tests.house import House, refused
 
 Cluster = cluster_pb2.Cluster
@@ -35,7 +36,7 @@ async def test_a_tenants_user_sees_where_its_tenants_may_be(house: House) -> Non
     seen = await _get(house, cluster, user)
     assert (seen.state, seen.uid, seen.desired_generation) == (Cluster.ONLINE, "", 0)
     full = await _get(house, cluster)
-    assert (full.uid, full.desired_generation > 0, full.agent_version) == (uid, True, "1.0")
+    assert (full.uid, full.desired_generation > 0, full.agent_version) == (uid, True, VERSION)
     with refused("NOT_FOUND", f"clusters/{hidden} does not exist"):
         await _get(house, hidden, user)
     with refused("NOT_FOUND", "clusters/none does not exist"):
@@ -118,13 +119,13 @@ async def test_links_come_and_go(house: House) -> None:
     cluster, uid = await house.cluster(online=False)
     assert (await _get(house, cluster)).state == Cluster.WAITING
     keeper = LinkKeeper(house.database, house.clock)
-    await keeper.changed(uid, True, "2.0")
-    await keeper.changed(uid, True, "2.0")
+    await keeper.changed(uid, True, VERSION)
+    await keeper.changed(uid, True, VERSION)
     assert (await _get(house, cluster)).state == Cluster.ONLINE
     await keeper.changed(uid, False, "")
     gone = await _get(house, cluster)
-    assert (gone.state, gone.agent_version) == (Cluster.OFFLINE, "2.0")
-    await keeper.changed(uid, True, "2.0")
+    assert (gone.state, gone.agent_version) == (Cluster.OFFLINE, VERSION)
+    await keeper.changed(uid, True, VERSION)
     await keeper.start()
     assert (await _get(house, cluster)).state == Cluster.OFFLINE
     rows = await house.sql("SELECT payload FROM fleet.outbox WHERE subject = 'gems.platform.fleet.link-changed' ORDER BY seq")

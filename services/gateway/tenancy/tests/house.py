@@ -43,6 +43,7 @@ from services.gateway.fleet.enrolment_api import EnrolmentService
 from services.gateway.fleet.join_tokens_api import JoinTokenService
 from services.gateway.fleet.joining import Joining
 from services.gateway.fleet.links import LinkKeeper
+from services.gateway.fleet.version import VERSION
 from services.gateway.identity.domain import PlatformRole
 from services.gateway.identity.rights import MemberRights, Membership, known_permissions
 from services.gateway.tenancy.environments_api import EnvironmentService
@@ -143,7 +144,7 @@ class House:
         request = cluster_service_pb2.CreateClusterRequest(cluster_id=f"c{secrets.token_hex(4)}")
         made = await self.call("ClusterService/CreateCluster", request)
         if online:
-            await LinkKeeper(self.database, self.clock).changed(made.uid, True, "1.0")
+            await LinkKeeper(self.database, self.clock).changed(made.uid, True, VERSION)
         return made.name.removeprefix("clusters/"), made.uid
 
     async def tenant(self, cluster: str = "", name: str = "", **fields: Any) -> str:
@@ -282,7 +283,12 @@ def _built(pg: Database) -> House:
     authority, _ = Authority.create("hub", now=clock.now())
     joining = Joining("hub:8446", "hub:8447", "hub:8470", "https://hub:8443", authority.certificate)
     clusters = ClusterService(
-        pages, joining=joining, on_removed=removed.append, kubeconfig_token=lambda caller, uid, ttl: IssuedToken(f"{caller.id} {uid} {ttl}")
+        pages,
+        joining=joining,
+        on_removed=removed.append,
+        kubeconfig_token=lambda caller, uid, ttl: IssuedToken(f"{caller.id} {uid} {ttl}"),
+        links=links,
+        clock=clock,
     )
     services = [
         (tenant_service_pb2, TenantService(pages)),

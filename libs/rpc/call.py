@@ -113,6 +113,11 @@ class Method:
         """Whether it answers with a stream."""
         return bool(self.descriptor.server_streaming)
 
+    @property
+    def uploads(self) -> bool:
+        """Whether its request comes as a stream: one message that names things, then the bytes of a body (`Call.upload`)."""
+        return bool(self.descriptor.client_streaming)
+
 
 class Unit(Protocol):
     """What a call does in PostgreSQL, as one transaction, with its audit record and its idempotency answer in it."""
@@ -140,6 +145,7 @@ class Call:
         caller: who it is; ANONYMOUS until authenticated.
         resources: resource names that the request carries, for audit; handlers may add what they made.
         tenant: `tenants/{tenant}` that it belongs to, for audit.
+        upload: the chunks of the body that the request's stream brings, read as fast as they are taken; None for other requests.
         unit: the call's transaction.
         recorded: whether the audit record is committed, here or by the service that it was forwarded to.
         response_headers: lower-case headers or trailing metadata of the answer.
@@ -159,6 +165,7 @@ class Call:
     caller: Caller = field(default_factory=Caller)
     resources: list[str] = field(default_factory=list)
     tenant: str = ""
+    upload: AsyncIterator[bytes] | None = None
     unit: Unit | None = None
     recorded: bool = False
     response_headers: dict[str, str] = field(default_factory=dict)

@@ -77,7 +77,8 @@ class Channel:
         invoke = self._channel.unary_stream(path, request_serializer, response_deserializer)
 
         async def call(request: Any, *, timeout: float | None = None, metadata: Metadata = ()) -> AsyncIterator[Any]:
-            stream = invoke(request, timeout=timeout, metadata=(*_context(), *metadata))
+            left = deadline.left() if timeout is None else deadline.remaining(timeout)
+            stream = invoke(request, timeout=left, metadata=(*_context(), *metadata))
             try:
                 async for item in stream:
                     yield item

@@ -21,6 +21,12 @@ def within(seconds: float | None) -> Iterator[None]:
             _ends.reset(token)
 
 
+def left() -> float | None:
+    """Seconds that the current call has left, never below 1 ms; None for no end."""
+    ends = _ends.get()
+    return None if ends is None else max(0.001, ends - time.monotonic())
+
+
 def remaining(most: float) -> float:
     """Seconds that an outgoing call may take: `most`, or what the current call has left when that is less; never below 1 ms."""
     ends = _ends.get()

@@ -23,21 +23,25 @@ def rule(field: FieldDescriptor) -> policy_pb2.FieldRule:
 
 
 def getter(descriptor: Descriptor, path: str) -> Getter:
-    """Reads the strings at a dotted path; ValueError when there is no such string field."""
+    """Reads the strings at a dotted path, in every item of lists on the way; ValueError when there is no such string field."""
     names = path.split(".")
+    above: list[tuple[str, bool]] = []
     for name in names[:-1]:
         field = descriptor.fields_by_name.get(name)
-        if field is None or field.message_type is None or field.is_repeated:
+        if field is None or field.message_type is None or field.message_type.GetOptions().map_entry:
             raise ValueError(f"{descriptor.full_name} has no message field {name!r} on the way to {path!r}")
+        above.append((name, field.is_repeated))
         descriptor = field.message_type
     last = descriptor.fields_by_name.get(names[-1])
     if last is None or last.type != FieldDescriptor.TYPE_STRING:
         raise ValueError(f"{descriptor.full_name} has no string field {names[-1]!r} ({path!r})")
-    return _reader(names, repeated=last.is_repeated)
+    if any(repeated for _, repeated in above):
+        return _reader_of_lists(above, last)
+    return _reader([name for name, _ in above], last)
 
 
-def _reader(names: list[str], *, repeated: bool) -> Getter:
-    *above, last = names
+def _reader(above: list[str], field: FieldDescriptor) -> Getter:
+    last, repeated = field.name, field.is_repeated
 
     def read(message: Message) -> list[str]:
         for name in above:
@@ -46,6 +50,18 @@ def _reader(names: list[str], *, repeated: bool) -> Getter:
         if repeated:
             return list(value)
         return [value] if value else []
+
+    return read
+
+
+def _reader_of_lists(above: list[tuple[str, bool]], field: FieldDescriptor) -> Getter:
+    inner = _reader([], field)
+
+    def read(message: Message) -> list[str]:
+        found = [message]
+        for name, repeated in above:
+            found = [item for one in found for item in (getattr(one, name) if repeated else (getattr(one, name),))]
+        return [value for one in found for value in inner(one)]
 
     return read
 

@@ -29,7 +29,7 @@ _Rule = policy_pb2.Rule
 _log = log.get("libs.rpc")
 _ANONYMOUS = (_Rule.PUBLIC, _Rule.REFRESH, _Rule.JOIN_TOKEN)
 UNARY_SECONDS = 60.0  # for callers that set no deadline
-Given = Message | Callable[[], Message]
+Given = Message | Callable[[], Message | Awaitable[Message]]
 Authenticate = Callable[[Call], Awaitable[Caller]]
 
 
@@ -92,7 +92,8 @@ class Pipeline:
     async def unary(self, call: Call, request: Given) -> Any:
         """Runs a unary call; raises Fault, or CancelledError when the caller has gone.
 
-        A request may be given as the function that reads it, raising Invalid; it runs only for callers who are let in.
+        A request may be given as the function that reads it, raising Invalid; it runs only for callers who are let in, so that
+        nobody else's bytes are even taken off the wire.
         """
         plan = self._plans[call.method.path]
         seconds = UNARY_SECONDS if call.timeout is None else max(0.0, call.timeout)
@@ -165,7 +166,7 @@ class Pipeline:
             work.counted = False
             limiter.caller(call)
             work.held = work.counted = True
-        request = work.read()
+        request = await work.read()
         if call.caller.id:
             fields.replace_me(request, call)
         call.resources = list(dict.fromkeys(name for read in plan.resources for name in read(request)))
@@ -173,6 +174,10 @@ class Pipeline:
         validation.run(plan.checks, request)
         await self._authorise(call, request)
         work.admitted = True
+        if limiter is not None:
+            work.counted = False
+            work.leave = await limiter.turn(call)
+            work.counted = True
         return request
 
     async def _identify(self, call: Call) -> None:
@@ -230,7 +235,11 @@ class Pipeline:
         return Internal(f"internal error; tell the operator this id: {correlation}", {"correlation": correlation})
 
     def _release(self, work: _Work) -> None:
-        if work.held and self._limiter is not None:
+        if self._limiter is None:
+            return
+        if work.leave is not None:
+            work.leave()
+        if work.held:
             self._limiter.release(work.call)
 
     @contextmanager
@@ -275,19 +284,24 @@ class _Work:
     """Where a call is on its road."""
 
     __slots__ = (
-        "_given", "admitted", "call", "committed", "committing", "counted", "handling", "held", "plan", "replayed", "request", "unit",
+        "_given", "admitted", "call", "committed", "committing", "counted", "handling", "held", "leave",
+        "plan", "replayed", "request", "unit",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, call: Call, given: Given) -> None:
         self.plan, self.call, self._given = plan, call, given
         self.request: Message | None = None
         self.unit: WorkUnit | None = None
-        self.counted = self.held = self.admitted = self.handling = self.replayed = self.committing = self.committed = False
+        self.leave: Callable[[], None] | None = None
+        self.counted = self.held = False
+        self.admitted = self.handling = self.replayed = self.committing = self.committed = False
 
-    def read(self) -> Message:
+    async def read(self) -> Message:
         """The request, read now."""
-        self.request = self._given if isinstance(self._given, Message) else self._given()
-        return self.request
+        read = self._given if isinstance(self._given, Message) else self._given()
+        request = read if isinstance(read, Message) else await read
+        self.request = request
+        return request
 
 
 def _being_cancelled() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -79,4 +80,8 @@ class Limiter(Protocol):
 
     def release(self, call: Call) -> None:
         """A call that `caller` let in has ended. Never raises."""
+        ...
+
+    async def turn(self, call: Call) -> Callable[[], None] | None:
+        """After authorisation, by tenant: waits for a fair turn; what it returns gives the turn back when the call has ended."""
         ...

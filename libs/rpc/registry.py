@@ -11,7 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from kubegems.policy.v1 import policy_pb2
-from libs.rpc import fields, validation
+from libs.rpc import fields, uploads, validation
 from libs.rpc.call import Method
 
 _Rule = policy_pb2.Rule
@@ -81,12 +81,20 @@ def rule_problems(descriptor: MethodDescriptor, known: Collection[str] | None) -
         except ValueError as error:
             yield f"scope: {error}"
     if descriptor.client_streaming:
-        yield "client streams are not served"
+        yield from _upload(descriptor)
     if rule.internal and descriptor.GetOptions().HasExtension(annotations_pb2.http):
         yield "is internal and has an HTTP binding"
     if descriptor.server_streaming and rule.audit in _WRITES and not rule.external:
         yield "a stream that changes something must be external, so that its intent is recorded"
     yield from validation.problems(descriptor.input_type)
+
+
+def _upload(descriptor: MethodDescriptor) -> Iterator[str]:
+    """The one kind of client stream that is served: an upload."""
+    if descriptor.server_streaming:
+        yield "streams in both directions are not served"
+    if uploads.body_of(descriptor.input_type) is None:
+        yield "a client stream must carry one google.api.HttpBody; other client streams are not served"
 
 
 def _permission(rule: policy_pb2.Rule, known: Collection[str] | None) -> Iterator[str]:

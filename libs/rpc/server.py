@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +15,8 @@ from grpc_reflection.v1alpha import reflection
 from libs import log
 from libs.clock import new_id
 from libs.faults import Fault, Invalid, Unavailable
-from libs.rpc import status
+from libs.rpc import sizes, status, uploads
+from libs.rpc.addresses import Proxies
 from libs.rpc.call import Call, Method
 from libs.rpc.pipeline import Pipeline
 from libs.rpc.tls import Tls
@@ -24,15 +25,18 @@ _log = log.get("libs.rpc")
 Context = grpc.aio.ServicerContext[Any, Any]
 MAX_METADATA = 64 * 1024  # a caller context may be that long; decisions.md 7
 _OPTIONS = (
-    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_concurrent_streams", 256),
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.max_ping_strikes", 2),  # who pings more often than the interval above is sent away
+    ("grpc.max_connection_idle_ms", 15 * 60_000),
+    ("grpc.default_compression_level", 1),  # by what the client takes; `_sent` says for which messages
 )
+_HEADROOM = 64 * 1024  # so that it is us who say what was too large
+Answer = Callable[[Any, Context, Call], Awaitable[Any]]
 _HIDDEN = frozenset({"authorization", "cookie"})
 # Health and reflection pass no pipeline. Their rule: whoever can connect may ask; reflection shows this listener's services only.
 _OPEN_TO_ALL = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -46,14 +50,17 @@ class Server:
         methods: which of its methods are served here (see `listeners`); all by default.
         max_concurrent: calls at once, all connections together; more are refused with RESOURCE_EXHAUSTED.
         max_metadata: bytes of metadata; raise it to `MAX_METADATA` where caller contexts come in.
+        proxies: whose word about the client's address is taken.
     """
 
     def __init__(
-        self, pipeline: Pipeline, methods: Iterable[Method] | None = None, *, max_concurrent: int = 2000, max_metadata: int = 16 * 1024
-    ) -> None:
-        self._pipeline = pipeline
+        self, pipeline: Pipeline, methods: Iterable[Method] | None = None, *,
+        max_concurrent: int = 2000, max_metadata: int = 16 * 1024, proxies: Proxies | None = None,
+    ) -> None:  # fmt: skip
+        self._pipeline, self._proxies = pipeline, proxies or Proxies()
         served = list(pipeline.methods if methods is None else methods)
         options = [*_OPTIONS, ("grpc.max_metadata_size", max_metadata), ("grpc.absolute_max_metadata_size", max_metadata)]
+        options.append(("grpc.max_receive_message_length", max(map(sizes.most, served), default=0) + _HEADROOM))
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max_concurrent)
         self.health = health.aio.HealthServicer()
         self._names = sorted({m.descriptor.containing_service.full_name for m in served})
@@ -91,40 +98,69 @@ class Server:
 
     def _handler(self, method: Method) -> Any:
         if method.streams:
-            return grpc.unary_stream_rpc_method_handler(_guarded(method, self._stream(method)))
-        return grpc.unary_unary_rpc_method_handler(_guarded(method, self._unary(method)))
+            return grpc.unary_stream_rpc_method_handler(self._guarded(method, self._stream(method)))
+        if method.uploads:
+            return grpc.stream_unary_rpc_method_handler(self._guarded(method, self._upload(method)))
+        return grpc.unary_unary_rpc_method_handler(self._guarded(method, self._unary(method)))
 
-    def _unary(self, method: Method) -> Callable[[bytes, Context, Call], Awaitable[bytes]]:
+    def _unary(self, method: Method) -> Answer:
+        squeezed = sizes.compressible(method)
+
         async def unary(raw: bytes, context: Context, call: Call) -> bytes:
             reply = await self._pipeline.unary(call, lambda: _parsed(method, raw))
             context.set_trailing_metadata(tuple(call.response_headers.items()))
-            return _encoded(reply)
+            return _sent(_encoded(reply), context, squeezed=squeezed)
 
         return unary
 
-    def _stream(self, method: Method) -> Callable[[bytes, Context, Call], Awaitable[None]]:
+    def _upload(self, method: Method) -> Answer:
+        async def upload(raw: AsyncIterator[bytes], context: Context, call: Call) -> bytes:
+            async def first() -> Message:
+                rest = aiter(raw)
+                try:
+                    named = _parsed(method, await anext(rest))
+                except StopAsyncIteration as error:
+                    raise Invalid("the stream has no message") from error
+                call.upload = uploads.chunks(method, named, (_parsed(method, piece) async for piece in rest))
+                return named
+
+            reply = await self._pipeline.unary(call, first)
+            context.set_trailing_metadata(tuple(call.response_headers.items()))
+            return _sent(_encoded(reply), context, squeezed=False)
+
+        return upload
+
+    def _stream(self, method: Method) -> Answer:
+        squeezed = sizes.compressible(method)
+
         async def stream(raw: bytes, context: Context, call: Call) -> None:
             async with aclosing(self._pipeline.stream(call, lambda: _parsed(method, raw))) as items:
                 async for item in items:
-                    await context.write(_encoded(item))
+                    await context.write(_sent(_encoded(item), context, squeezed=squeezed))
             context.set_trailing_metadata(tuple(call.response_headers.items()))
 
         return stream
 
+    def _guarded(self, method: Method, answer: Answer) -> Callable[[Any, Context], Awaitable[Any]]:
+        """Tells the wire what went wrong; a call that is not answered would leave its client hanging."""
 
-def _guarded(method: Method, answer: Callable[[bytes, Context, Call], Awaitable[Any]]) -> Callable[[bytes, Context], Awaitable[Any]]:
-    """Tells the wire what went wrong; a call that is not answered would leave its client hanging."""
+        async def guarded(raw: Any, context: Context) -> Any:
+            call = _call(method, context, self._proxies)
+            try:
+                return await answer(raw, context, call)
+            except Fault as fault:
+                await _abort(context, fault, call)
+            except grpc.aio.UsageError:  # the stream's client has gone between two writes
+                return None
 
-    async def guarded(raw: bytes, context: Context) -> Any:
-        call = _call(method, context)
-        try:
-            return await answer(raw, context, call)
-        except Fault as fault:
-            await _abort(context, fault, call)
-        except grpc.aio.UsageError:  # the stream's client has gone between two writes
-            return None
+        return guarded
 
-    return guarded
+
+def _sent(raw: bytes, context: Context, *, squeezed: bool) -> bytes:
+    """A message about to be sent; small ones and those that may hold secrets go as they are."""
+    if not squeezed or len(raw) < sizes.COMPRESSED_FROM:
+        context.disable_next_message_compression()
+    return raw
 
 
 async def _abort(context: Context, fault: Fault, call: Call) -> None:
@@ -133,11 +169,11 @@ async def _abort(context: Context, fault: Fault, call: Call) -> None:
     await context.abort(status.GRPC_CODE[int(fault.code)], wire.message, headers)
 
 
-def _call(method: Method, context: Context) -> Call:
+def _call(method: Method, context: Context, proxies: Proxies) -> Call:
     metadata = {str(k): v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
     call = Call(
         method,
-        address=_address(context.peer()),
+        address=proxies.client(_address(context.peer()), metadata.get("x-forwarded-for", "")),
         user_agent=metadata.get("user-agent", "")[:256],
         request_id=new_id().hex,
         traceparent=metadata.get("traceparent", ""),
@@ -170,6 +206,7 @@ def _address(peer: str) -> str:
 
 
 def _parsed(method: Method, raw: bytes) -> Message:
+    sizes.refuse(method, len(raw))
     request = method.request_class()
     try:
         request.ParseFromString(raw)

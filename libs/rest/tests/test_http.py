@@ -24,7 +24,7 @@ from libs.log import trace
 from libs.rest import Api, HttpServer, streams
 from libs.rpc import Pipeline, methods
 from libs.rpc.registry import bind
-from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Rights, Tenants, Units, Users
+from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Rights, Tenants, Units, Users, completed
 
 SERVICES = [
     member_service_pb2.DESCRIPTOR.services_by_name["MemberService"],
@@ -73,7 +73,8 @@ class Here:
         served += methods(SERVICES[0], self.members)
         for service in SERVICES[1:]:
             served += methods(service, Echo(service))
-        served += methods(access_service_pb2.DESCRIPTOR.services_by_name["AccessService"], Access())
+        access = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"]
+        served += methods(access, completed(access, Access()))
         pipeline = Pipeline(served, authenticate=self.users, units=self.units, registry=CollectorRegistry())
         self.server = HttpServer(Api(pipeline), max_body=64 * 1024)
         self.base = ""

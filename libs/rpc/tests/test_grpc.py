@@ -23,7 +23,7 @@ from kubegems.tenancy.v1 import tenant_service_pb2_grpc
 from libs.faults import Code, Exhausted, Invalid, NotFound, Violation
 from libs.log import trace
 from libs.rpc import Channel, Pipeline, Server, Tls, for_services, methods, metrics
-from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Tenants, Users, refused
+from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Tenants, Users, completed, refused
 
 ACCESS = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"]
 ADMIN = (("authorization", "Bearer admin"),)
@@ -182,7 +182,7 @@ async def test_drain_lets_calls_end(here: Here) -> None:
 
 async def test_internal_methods_ask_for_a_hub_certificate(certificates: Callable[..., Tls]) -> None:
     """Over mTLS a service is known by its SPIFFE name; an agent's certificate of the same CA is refused, as is none."""
-    pipeline = Pipeline(methods(ACCESS, Access()), registry=CollectorRegistry())
+    pipeline = Pipeline(methods(ACCESS, completed(ACCESS, Access())), registry=CollectorRegistry())
     async with serving(pipeline, certificates("gateway"), require_client=True, served=for_services(pipeline.methods)) as (_, target):
         request = access_service_pb2.ListCallerKeysRequest()
         worker = Channel(target, "gateway", certificates("worker"))
@@ -204,7 +204,7 @@ async def test_internal_methods_ask_for_a_hub_certificate(certificates: Callable
 
 async def test_a_bearer_token_is_no_certificate() -> None:
     """A SPIFFE name sent as a token proves nothing."""
-    pipeline = Pipeline(methods(ACCESS, Access()), registry=CollectorRegistry())
+    pipeline = Pipeline(methods(ACCESS, completed(ACCESS, Access())), registry=CollectorRegistry())
     async with serving(pipeline) as (_, target):
         channel = Channel(target, "gateway", None)
         stub = channel.stub(access_service_pb2_grpc.AccessServiceStub)

@@ -13,7 +13,7 @@ from kubegems.policy.v1 import policy_pb2
 from kubegems.tenancy.v1 import tenant_service_pb2 as pb
 from libs.faults import Code, Exhausted, Invalid, NotFound, Precondition, Stale
 from libs.log import trace
-from libs.rpc import Call, Caller, Kind, Pipeline, Scopes, methods
+from libs.rpc import Call, Caller, Kind, NoRights, Pipeline, Scopes, methods
 from libs.rpc.fields import replace_me
 from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Records, Rights, Tenants, Units, Users, refused
 
@@ -219,6 +219,10 @@ class Ordered:
     def release(self, _call: Call) -> None:
         self.log.append("release")
 
+    async def turn(self, call: Call) -> Any:
+        self._asked(f"turn {call.tenant}")
+        return lambda: self.log.append("leave")
+
 
 async def test_the_address_is_limited_before_signatures() -> None:
     """An exhausted address costs neither authentication nor a record."""
@@ -273,10 +277,26 @@ async def test_the_caller_is_limited_after_signatures_and_let_go() -> None:
     limiter = Ordered()
     road = Road(limiter=limiter)
     await road.unary(GET, pb.GetTenantRequest(name="tenants/a"))
-    assert limiter.log == ["address", "caller admin", "release"]
+    assert limiter.log == ["address", "caller admin", "turn tenants/a", "leave", "release"]
     with refused(Code.UNAUTHENTICATED):
         await road.unary(GET, pb.GetTenantRequest(name="tenants/a"), who="nobody")
-    assert limiter.log[3:] == ["address", "failed"]
+    assert limiter.log[5:] == ["address", "failed"]
+
+
+async def test_a_tenant_is_asked_for_its_turn_only_for_who_may_be_there() -> None:
+    """Who may not see a tenant cannot use up its turns; a refused turn runs no handler, leaves no record and is not left."""
+    limiter = Ordered()
+    road = Road(limiter=limiter)
+    road.users.known["dev"] = NoRights()
+    with refused(Code.NOT_FOUND):
+        await road.unary(GET, pb.GetTenantRequest(name="tenants/globex"), who="dev")
+    assert limiter.log == ["address", "caller dev", "release"]
+    limiter.refuse = "turn tenants/a"
+    records = list(road.records.log)
+    with refused(Code.RESOURCE_EXHAUSTED):
+        await road.unary(GET, pb.GetTenantRequest(name="tenants/a"))
+    assert limiter.log[3:] == ["address", "caller admin", "turn tenants/a", "release"]
+    assert road.records.log == records
 
 
 def test_me_is_the_caller() -> None:

@@ -115,7 +115,7 @@ def test_takes_what_is_right() -> None:
         "/kubegems.tenancy.v1.TenantService/CreateTenant",
         "/kubegems.tenancy.v1.TenantService/GetTenant",
     ]
-    assert [m.streams for m in methods(MESSAGES, Messages())] == [True]
+    assert [m.streams for m in methods(MESSAGES, Messages()) if m.descriptor.name == "Subscribe"] == [True]
 
 
 def test_listeners_part_methods_by_auth() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ class Rate:
 
     per_second: float
     burst: float
+
+    def times(self, factor: float) -> Rate:
+        """A multiple of it."""
+        return Rate(self.per_second * factor, self.burst * factor)
 
 
 class Buckets:
@@ -47,6 +52,15 @@ class Buckets:
         """Takes tokens whether they are there or not, down to one burst of debt."""
         now = self._clock.monotonic()
         self._put(key, max(self._level(key, rate, now) - cost, -rate.burst), now)
+
+    def standing(self, key: Hashable, rate: Rate) -> dict[str, str]:
+        """The headers that tell a client where it stands: the burst, what is left of it, seconds until it is whole again."""
+        level = self._levels.get(key, (rate.burst, 0.0))[0]
+        return {
+            "ratelimit-limit": str(int(rate.burst)),
+            "ratelimit-remaining": str(max(0, int(level))),
+            "ratelimit-reset": str(math.ceil((rate.burst - level) / rate.per_second)),
+        }
 
     def _level(self, key: Hashable, rate: Rate, now: float) -> float:
         level, when = self._levels.get(key, (rate.burst, now))

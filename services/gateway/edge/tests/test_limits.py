@@ -15,7 +15,7 @@ from libs.faults import Exhausted
 from libs.rpc import Call, Caller, Kind
 from libs.rpc.registry import bind
 from services.gateway.edge.buckets import Buckets, Rate
-from services.gateway.edge.limits import FAILURE_COST, RATES, STREAMS_PER_CALLER, Limits, network
+from services.gateway.edge.limits import FAILURE_COST, RATES, STREAMS_PER_CALLER, TENANT_RATES, Limits, network, weights
 
 _METHODS = {m.name: m for s in (tenant_service_pb2, message_service_pb2) for d in s.DESCRIPTOR.services_by_name.values() for m in d.methods}
 
@@ -122,3 +122,55 @@ def test_tables_are_bounded() -> None:
 def test_what_counts_as_one_client(address: str, counted: str) -> None:
     """Whoever has one IPv6 address has its whole /64."""
     assert network(address) == counted
+
+
+def test_a_caller_is_told_where_it_stands() -> None:
+    """Each counted call carries what is allowed, what is left and when it is whole again; so does the one that is refused."""
+    limits = Limits(HeldClock())
+    rate = RATES[policy_pb2.Rule.WRITES]
+    first = call("CreateTenant", user="dev")
+    limits.caller(first)
+    assert first.response_headers == {
+        "ratelimit-limit": str(int(rate.burst)), "ratelimit-remaining": str(int(rate.burst) - 1), "ratelimit-reset": "1",
+    }  # fmt: skip
+    for _ in range(int(rate.burst) - 1):
+        limits.caller(call("CreateTenant", user="dev"))
+    last = call("CreateTenant", user="dev")
+    with pytest.raises(Exhausted):
+        limits.caller(last)
+    assert last.response_headers["ratelimit-remaining"] == "0"
+    assert last.response_headers["ratelimit-reset"] == str(int(rate.burst / rate.per_second))
+
+
+async def test_a_tenant_is_limited_whoever_calls() -> None:
+    """Many users of one tenant draw from one bucket, a heavier tenant from a larger one, others are not touched."""
+    limits = Limits(HeldClock(), weights={"tenants/big": 2.0})
+    for tenant, factor in (("tenants/acme", 1), ("tenants/big", 2)):
+        for number in range(int(TENANT_RATES[policy_pb2.Rule.WRITES].burst) * factor):
+            leave = await limits.turn(call("UpdateTenant", user=f"u{number}", tenant=tenant))
+            assert leave is not None
+            leave()
+        with pytest.raises(Exhausted, match=f"all callers of {tenant} together"):
+            await limits.turn(call("UpdateTenant", user="another", tenant=tenant))
+    leave = await limits.turn(call("UpdateTenant", user="dev", tenant="tenants/globex"))
+    assert leave is not None
+
+
+async def test_a_handler_that_names_another_tenant_gives_its_own_turn_back() -> None:
+    """Handlers refine what a call is about; the turn is that of the tenant it was taken for."""
+    limits = Limits(HeldClock(), slots=1)
+    made = call("GetTenant", user="dev", tenant="tenants/acme")
+    leave = await limits.turn(made)
+    assert leave is not None
+    made.tenant = "tenants/globex"
+    leave()
+    assert await limits.turn(call("GetTenant", user="dev", tenant="tenants/acme")) is not None
+
+
+def test_weights_are_read_strictly() -> None:
+    """`tenant=factor`, separated by commas."""
+    assert weights("acme=4, globex=0.5") == {"tenants/acme": 4.0, "tenants/globex": 0.5}
+    assert weights("") == {}
+    for wrong in ("acme", "acme=", "acme=0", "acme=-1", "=1", "acme=inf", "acme=x"):
+        with pytest.raises(ValueError):
+            weights(wrong)

@@ -12,7 +12,13 @@ from google.protobuf.descriptor import FileDescriptor
 from kubegems.agent.v1 import desired_state_service_pb2
 from kubegems.audit.v1 import audit_service_pb2
 from kubegems.fleet.v1 import cluster_access_service_pb2, cluster_service_pb2, enrolment_service_pb2, events_pb2, join_token_service_pb2
-from kubegems.identity.v1 import access_service_pb2, session_service_pb2, user_service_pb2
+from kubegems.identity.v1 import (
+    access_service_pb2,
+    api_key_service_pb2,
+    service_account_service_pb2,
+    session_service_pb2,
+    user_service_pb2,
+)
 from kubegems.jobs.v1 import job_service_pb2, schedule_service_pb2
 from kubegems.messages.v1 import message_service_pb2
 from kubegems.tenancy.v1 import (
@@ -110,6 +116,8 @@ def identity_methods(made: Identity) -> list[Method]:
         *_served(user_service_pb2.DESCRIPTOR, made.users),
         *_served(session_service_pb2.DESCRIPTOR, made.sessions),
         *_served(access_service_pb2.DESCRIPTOR, made.access),
+        *_served(api_key_service_pb2.DESCRIPTOR, made.api_keys),
+        *_served(service_account_service_pb2.DESCRIPTOR, made.service_accounts),
     ]
 
 

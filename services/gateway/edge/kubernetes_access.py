@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from libs.pg import Database
-from libs.rpc.call import Caller, Kind
+from libs.rpc.call import Caller
+from libs.tunnel.kubernetes import Target
+from services.gateway.identity import kubernetes_limits
 from services.gateway.identity.app import Identity
-from services.gateway.identity.authenticator import NotSignedIn
 from services.gateway.identity.principals import Principal
 
 _GET = "fleet.clusters.get"
@@ -30,13 +29,13 @@ class KubernetesAccess:
         return await self._identity.authenticator.kubernetes(token, cluster_uid)
 
     async def still(self, caller: Caller) -> Caller:
-        """The caller as it stands now; raises NotSignedIn when its session or user has ended."""
-        directory = self._identity.directory
-        session = await directory.session(UUID(caller.session))
-        standing = await directory.standing(UUID(caller.uid))
-        if session is None or standing is None or str(session.user_uid) != caller.uid:
-            raise NotSignedIn
-        return Caller(Kind.USER, caller.id, caller.uid, caller.session, standing.rights)
+        """The caller as it stands now; raises NotSignedIn when its session, API key or user has ended."""
+        return await self._identity.authenticator.still(caller)
+
+    def permit(self, caller: Caller, target: Target, environment: str, address: str) -> None:
+        """Raises KeyForbids when the caller came by an API key that does not give this; notes the key's use."""
+        self._identity.authenticator.used(caller, address)
+        kubernetes_limits.check(caller, target, environment)
 
     def visible(self, caller: Caller, name: str) -> bool:
         """Whether the caller may know of the cluster."""
@@ -44,7 +43,7 @@ class KubernetesAccess:
 
     async def principal(self, caller: Caller, cluster_uid: str) -> Principal:
         """As whom the caller acts there."""
-        return await self._identity.principals.principal(caller.id, cluster_uid)
+        return await self._identity.principals.of_caller(caller, cluster_uid)
 
     async def environment(self, cluster_uid: str, namespace: str) -> str:
         """The environment that a namespace belongs to; empty for none."""

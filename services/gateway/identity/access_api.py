@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from uuid import UUID
+from dataclasses import dataclass
 
 from kubegems.identity.v1 import access_service_pb2 as pb
 from libs.faults import Invalid
-from libs.rpc.call import Call, Scopes
+from libs.rpc.call import Call, Rights, Scopes
+from services.gateway.identity.api_key_domain import Limits, session_uid
 from services.gateway.identity.directory import Directory, Places, Standing
 from services.gateway.identity.domain import PlatformRole
 from services.gateway.identity.keys import Keyring
+from services.gateway.identity.narrowed import KeyRights
 from services.gateway.identity.principals import Place
 from services.gateway.identity.rights import known_permissions
 
@@ -50,17 +52,17 @@ class AccessService:
         """
         loop = asyncio.get_running_loop()
         beat = 0.0
-        seen: tuple[Standing, Places] | None = None
+        seen: tuple[Watched, Places] | None = None
         last = _Reply()
         while True:
             changed = self._directory.changed
-            standing = await self._watched(request)
-            if standing is None:
+            watched = await self._watched(request)
+            if watched is None:
                 yield _Reply(kind=_Reply.ENDED)
                 return
-            now = (standing, self._directory.places)
-            if seen is None or now[0] is not seen[0] or now[1] is not seen[1]:
-                seen, grants = now, snapshot(*now)
+            now = (watched, self._directory.places)
+            if seen is None or now[0] != seen[0] or now[1] is not seen[1]:
+                seen, grants = now, snapshot(watched.standing, now[1], watched.rights(now[1]))
                 if grants != last:
                     last, beat = grants, loop.time() + HEARTBEAT
                     yield grants
@@ -73,22 +75,33 @@ class AccessService:
                 async with asyncio.timeout_at(beat):
                     await changed.wait()
 
-    async def _watched(self, request: pb.WatchGrantsRequest) -> Standing | None:
-        """The user's standing while the session lives."""
+    async def _watched(self, request: pb.WatchGrantsRequest) -> Watched | None:
+        """The user's standing, and what narrows it, while the session or API key lives."""
         standing = await self._directory.standing_of(request.username)
         if standing is None or not request.session:
-            return standing
+            return Watched(standing, None) if standing else None
         try:
-            session = await self._directory.session(UUID(request.session))
+            session = await self._directory.session(session_uid(request.session))
         except ValueError:
             return None
-        return standing if session and session.user_uid == standing.account.uid else None
+        return Watched(standing, session.limits) if session and session.user_uid == standing.account.uid else None
 
 
-def snapshot(standing: Standing, places: Places) -> pb.WatchGrantsResponse:
-    """All that a user may see in clusters."""
-    everything = standing.account.platform_role is not PlatformRole.USER
-    rights = standing.rights
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Whose grants are told: a user, cut down by an API key's limits if it came by one."""
+
+    standing: Standing
+    limits: Limits | None
+
+    def rights(self, places: Places) -> Rights:
+        """What it may do now."""
+        return self.standing.rights if self.limits is None else KeyRights(self.standing.rights, self.limits, places)
+
+
+def snapshot(standing: Standing, places: Places, rights: Rights) -> pb.WatchGrantsResponse:
+    """All that a user, or a key of its, may see in clusters."""
+    everything = rights.scopes(_SEE).everything and rights.scopes(_SEE_JOBS).everything
     scopes = [
         pb.GrantedScope(name=place.name, cluster_uid=place.cluster_uid, namespace=place.namespace, cluster=f"clusters/{place.cluster}")
         for place in _visible(places, standing, rights.scopes(_SEE))
@@ -98,7 +111,9 @@ def snapshot(standing: Standing, places: Places) -> pb.WatchGrantsResponse:
 
 
 def _visible(places: Places, standing: Standing, held: Scopes) -> Iterable[Place]:
-    if held.everything:
-        return places.all
+    if held.everything or held.empty:
+        return places.all if held.everything else ()
+    if standing.account.platform_role is not PlatformRole.USER:
+        return [place for place in places.all if held.covers(place.name)]
     tenants = sorted({m.tenant for m in standing.account.memberships})
     return [place for tenant in tenants for place in places.by_tenant.get(tenant, ()) if held.covers(place.name)]

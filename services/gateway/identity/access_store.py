@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from libs.pg import Tx
+from libs.pg import Record, Tx
+from services.gateway.identity.api_key_domain import Limits
 from services.gateway.identity.domain import PlatformRole, UserState
 from services.gateway.identity.principals import Place
 from services.gateway.identity.rights import Membership
@@ -16,11 +17,12 @@ from services.gateway.identity.rights import Membership
 
 @dataclass(frozen=True, slots=True)
 class LiveSession:
-    """A session that has not ended."""
+    """A session that has not ended, or an API key that has not been taken back, with what narrows it."""
 
     id: UUID
     user_uid: UUID
     expires: datetime
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,15 @@ class Account:
 
 
 async def live_sessions(tx: Tx, ids: Collection[UUID]) -> dict[UUID, LiveSession]:
-    """Those of some sessions that have not ended."""
-    rows = await tx.rows("SELECT id, user_uid, expires FROM identity.sessions WHERE id = ANY($1::uuid[]) AND ended IS NULL", list(ids))
-    return {row["id"]: LiveSession(row["id"], row["user_uid"], row["expires"]) for row in rows}
+    """Those of some sessions and API keys that have not ended."""
+    rows = await tx.rows(_LIVE, list(ids))
+    return {row["id"]: LiveSession(row["id"], row["user_uid"], row["expires"], _limits(row)) for row in rows}
+
+
+def _limits(row: Record) -> Limits | None:
+    if row["key"] is None:
+        return None
+    return Limits(row["key"], frozenset(row["permissions"]), row["read_only"], row["scope"])
 
 
 async def accounts(tx: Tx, uids: Collection[UUID]) -> dict[UUID, Account]:
@@ -86,6 +94,13 @@ async def clusters_by_tenant(tx: Tx) -> Mapping[str, tuple[str, ...]]:
     return {tenant: tuple(clusters) for tenant, clusters in found.items()}
 
 
+_LIVE = """
+SELECT id, user_uid, expires, NULL::text AS key, NULL::text[] AS permissions, NULL::boolean AS read_only, NULL::text AS scope
+  FROM identity.sessions WHERE id = ANY($1::uuid[]) AND ended IS NULL
+UNION ALL
+SELECT id, user_uid, expires, key, permissions, read_only, scope
+  FROM identity.api_keys WHERE id = ANY($1::uuid[]) AND revoked IS NULL
+"""
 _MEMBERSHIPS = """
 SELECT m.user_uid, m.level, m.role, m.tenant, m.project, m.environment, t.state = 'SUSPENDED' AS suspended
   FROM tenancy.members m JOIN tenancy.tenants t ON t.name = m.tenant

@@ -50,6 +50,8 @@ class UserService:
         """Makes a user with a first password."""
         domain.check_username(request.user_id)
         domain.check_password("initial_password", request.user_id, request.initial_password)
+        if wire.platform_role(request.user.platform_role) is not PlatformRole.USER:
+            _check_role_change(request.user_id, call)
         now = self._clock.now()
         user = User(
             uid=new_id(),
@@ -100,7 +102,7 @@ class UserService:
             platform_role=role if "platform_role" in changes else old.platform_role,
         )
         if new.platform_role is not old.platform_role:
-            _check_role_change(old, call)
+            _check_role_change(old.username, call)
             if new.platform_role is not PlatformRole.ADMIN:
                 domain.check_not_last_admin(old, admins)
         return wire.user_message(old if new == old else await store.update_user(tx, new, self._clock.now()))
@@ -161,10 +163,10 @@ def _changes(request: pb.UpdateUserRequest) -> Sequence[str]:
     return paths or [name for name in _CHANGEABLE if getattr(request.user, name)]
 
 
-def _check_role_change(user: User, call: Call) -> None:
+def _check_role_change(username: str, call: Call) -> None:
     if not call.caller.allows(_SET_ROLE):
         raise PermissionDenied(
-            f"only a platform admin may change the platform role of users/{user.username} (needs {_SET_ROLE})",
+            f"only a platform admin may change the platform role of users/{username} (needs {_SET_ROLE})",
             metadata={"permission": _SET_ROLE, "scope": ""},
         )
 

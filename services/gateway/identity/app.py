@@ -14,14 +14,17 @@ from libs.faults import Fault
 from libs.pg import Database, migrate
 from libs.pg.paging import Pages
 from libs.run import Life
-from services.gateway.identity import store
+from services.gateway.identity import api_keys_store, store
 from services.gateway.identity.access_api import AccessService
 from services.gateway.identity.api import SessionService, UserService
+from services.gateway.identity.api_keys_api import ApiKeyService
 from services.gateway.identity.authenticator import Authenticator
 from services.gateway.identity.directory import Directory
 from services.gateway.identity.impersonation import Principals
+from services.gateway.identity.key_check import KeyCheck
 from services.gateway.identity.keys import Keyring, Purpose
 from services.gateway.identity.passwords import Passwords
+from services.gateway.identity.service_accounts_api import ServiceAccountService
 from services.gateway.identity.sign_in import SignIn
 from services.gateway.identity.tokens import Tokens
 
@@ -45,6 +48,9 @@ class Identity:
         caller_keys: keys of caller contexts; `caller_keys.signing` signs them.
         grant_keys: keys of tunnel grants.
         passwords: hashes passwords.
+        api_keys: serves ApiKeyService.
+        service_accounts: serves ServiceAccountService.
+        key_check: believes API keys.
     """
 
     users: UserService
@@ -57,6 +63,9 @@ class Identity:
     caller_keys: Keyring
     grant_keys: Keyring
     passwords: Passwords
+    api_keys: ApiKeyService
+    service_accounts: ServiceAccountService
+    key_check: KeyCheck
 
 
 async def prepare(database: Database) -> None:
@@ -85,19 +94,25 @@ async def start(life: Life, *, database: Database, box: Box, pages: Pages, clock
     await directory.start()
     life.spawn("identity directory", directory.run())
     life.spawn("identity purge", _purge(database, clock))
+    key_check = KeyCheck(database, clock)
+    life.spawn("identity api key uses", key_check.run())
+    life.stack.push_async_callback(key_check.flush)
     tokens = Tokens(keyrings[Purpose.ACCESS], clock)
     sign_in = SignIn(database, passwords, clock)
     return Identity(
         users=UserService(sign_in=sign_in, passwords=passwords, pages=pages, clock=clock),
         sessions=SessionService(database=database, sign_in=sign_in, passwords=passwords, tokens=tokens, pages=pages, clock=clock),
         access=AccessService(directory, keyrings[Purpose.CALLER]),
-        authenticator=Authenticator(tokens, directory),
+        authenticator=Authenticator(tokens, directory, key_check),
         principals=Principals(directory),
         directory=directory,
         access_keys=keyrings[Purpose.ACCESS],
         caller_keys=keyrings[Purpose.CALLER],
         grant_keys=keyrings[Purpose.GRANT],
         passwords=passwords,
+        api_keys=ApiKeyService(directory=directory, pages=pages, clock=clock),
+        service_accounts=ServiceAccountService(pages=pages, clock=clock),
+        key_check=key_check,
     )
 
 
@@ -108,5 +123,6 @@ async def _purge(database: Database, clock: Clock) -> None:
         try:
             async with database.transaction() as tx:
                 await store.purge(tx, clock.now())
+                await api_keys_store.purge(tx, clock.now())
         except Fault as fault:
             _log.warning("identity.not_purged", error=str(fault))

@@ -19,6 +19,7 @@ from libs.faults import Fault
 from libs.pg import Database, Tx
 from services.gateway.identity import access_store as store
 from services.gateway.identity.access_store import Account, LiveSession
+from services.gateway.identity.narrowed import touches
 from services.gateway.identity.principals import Place, Principal, principal, scopes_with_environments
 from services.gateway.identity.recent import Recent
 from services.gateway.identity.rights import MemberRights
@@ -66,6 +67,10 @@ class Places:
             by_cluster.setdefault(place.cluster_uid, []).append(place)
         scopes = {uid: scopes_with_environments(found) for uid, found in by_cluster.items()}
         return cls(fingerprint, places, clusters, {tenant: tuple(found) for tenant, found in by_tenant.items()}, scopes)
+
+    def clusters_of(self, tenant: str) -> tuple[str, ...]:
+        """Names of the clusters that a tenant may use."""
+        return self.clusters.get(tenant, ())
 
 
 class Directory:
@@ -148,13 +153,14 @@ class Directory:
                 self._uids.popitem(last=False)
         return await self.standing(uid)
 
-    async def principal(self, standing: Standing, cluster_uid: str) -> Principal:
-        """As whom a user acts in a cluster."""
+    async def principal(self, standing: Standing, cluster_uid: str, within: str = "") -> Principal:
+        """As whom a user acts in a cluster; by memberships that touch `within`, if given."""
         if not self.fresh:
             await self.refresh()
         account = standing.account
         here = self.places.scopes_by_cluster.get(cluster_uid, frozenset())
-        return principal(account.username, account.uid, account.platform_role, account.memberships, here)
+        memberships = [m for m in account.memberships if touches(within, m.scope)]
+        return principal(account.username, account.uid, account.platform_role, memberships, here)
 
     async def refresh(self) -> None:
         """Reads all that is kept again."""

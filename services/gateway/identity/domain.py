@@ -22,6 +22,7 @@ LONGEST_DELAY = timedelta(minutes=5)  # growing, never a lock: a stranger cannot
 FAILURES_KEPT = timedelta(hours=24)
 
 _RESERVED = frozenset({"me", "-"})
+_ACCOUNTS = "sa."  # what service accounts' user names start with
 
 
 class PlatformRole(enum.StrEnum):
@@ -117,6 +118,8 @@ def check_username(username: str) -> None:
     """Refuses names that mean something else in a resource name."""
     if username in _RESERVED:
         raise Invalid.one("user_id", f"`{username}` is reserved; choose another name")
+    if username.startswith(_ACCOUNTS):
+        raise Invalid.one("user_id", f"names that start with `{_ACCOUNTS}` are those of service accounts; choose another name")
 
 
 def check_password(field: str, username: str, password: str) -> None:

@@ -89,6 +89,14 @@ ROWS: tuple[Row, ...] = (
         _at(ONESELF, Role.SELF),
     ),
     Row("subscribe without naming a scope (sees what other rows give)", ("messages.messages.subscribe",), _at(ANYWHERE, Role.SELF)),
+    Row(
+        "API keys: own, and those of service accounts",
+        _all("identity.apiKeys", "create", "get", "list", "delete"),
+        _at(ONESELF, Role.SELF) | _at(TREE, _TA, _PA),
+    ),
+    Row("API keys: read", _read("identity.apiKeys"), audited=True),
+    Row("service accounts of tenant and project: read", _read("identity.serviceAccounts"), _at(TREE, _TA, _PA), audited=True),
+    Row("service accounts of tenant and project: make, change, remove", _write("identity.serviceAccounts"), _at(TREE, _TA, _PA)),
     Row("users, sessions: read", ("identity.users.get", "identity.users.list", "identity.sessions.list"), audited=True),
     # Tenant.
     Row(

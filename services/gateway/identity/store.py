@@ -49,8 +49,9 @@ async def find_user(tx: Tx, username: str) -> User | None:
 
 
 async def get_user(tx: Tx, username: str, *, lock: bool = False) -> User:
-    """The user of a name, locked for a change if asked; NotFound."""
-    row = await tx.row(f"SELECT {_USER} FROM identity.users u WHERE u.username = $1{' FOR UPDATE' if lock else ''}", username)
+    """The user of a name; NotFound. Locked for a change if asked: then a person, since service accounts are their owners' to change."""
+    suffix = " AND u.kind = 'PERSON' FOR UPDATE" if lock else ""
+    row = await tx.row(f"SELECT {_USER} FROM identity.users u WHERE u.username = $1{suffix}", username)
     if row is None:
         raise no_such_user(username)
     return _user(row)
@@ -62,14 +63,14 @@ def no_such_user(username: str) -> NotFound:
 
 
 async def list_users(tx: Tx, where: str, args: Sequence[Any], order: str, limit: int) -> list[User]:
-    """Users that match a condition over `u`, in an order over `u`; both are SQL text of ours."""
-    sql = f"SELECT {_USER} FROM identity.users u WHERE {where} ORDER BY {order} LIMIT ${len(args) + 1}"
+    """People that match a condition over `u`, in an order over `u`; both are SQL text of ours."""
+    sql = f"SELECT {_USER} FROM identity.users u WHERE u.kind = 'PERSON' AND ({where}) ORDER BY {order} LIMIT ${len(args) + 1}"
     return [_user(row) for row in await tx.rows(sql, *args, limit)]
 
 
 async def count_users(tx: Tx, where: str, args: Sequence[Any]) -> int:
-    """How many users match."""
-    return int(await tx.value(f"SELECT count(*) FROM identity.users u WHERE {where}", *args))
+    """How many people match."""
+    return int(await tx.value(f"SELECT count(*) FROM identity.users u WHERE u.kind = 'PERSON' AND ({where})", *args))
 
 
 async def update_user(tx: Tx, user: User, now: datetime) -> User:
@@ -86,9 +87,11 @@ async def lock_active_admins(tx: Tx) -> frozenset[UUID]:
 
 
 async def credentials(tx: Tx, username: str, *, lock: bool = False) -> Credentials | None:
-    """A user with its password hash, or None."""
+    """A person with its password hash, or None."""
     suffix = " FOR NO KEY UPDATE" if lock else ""
-    row = await tx.row(f"SELECT {_USER}, u.password_hash FROM identity.users u WHERE u.username = $1{suffix}", username)
+    row = await tx.row(
+        f"SELECT {_USER}, u.password_hash FROM identity.users u WHERE u.username = $1 AND u.kind = 'PERSON'{suffix}", username
+    )
     return Credentials(_user(row), row["password_hash"]) if row else None
 
 

@@ -62,6 +62,10 @@ class Access(Protocol):
         """As whom the caller acts there."""
         ...
 
+    def permit(self, caller: Caller, target: Target, environment: str, address: str) -> None:
+        """Raises PermissionDenied when what the caller signed in with, such as an API key, does not give this."""
+        ...
+
     async def environment(self, cluster_uid: str, namespace: str) -> str:
         """Name of the environment that a namespace belongs to, for audit; empty for none."""
         ...
@@ -176,6 +180,11 @@ class KubernetesEdge:
             raise
         environment = await self._access.environment(open_.uid, target.namespace) if target.namespace else ""
         record.about(open_.caller, target, request.method, environment)
+        try:
+            self._access.permit(open_.caller, target, environment, request.remote or "")
+        except Fault as fault:
+            await record.failed(fault)
+            raise
         span.set_attributes({"kubegems.cluster": open_.cluster, "kubegems.verb": target.action, "k8s.resource": target.resource})
         with self._counted(open_):
             await record.begin()

@@ -57,7 +57,7 @@ class MemberService:
         await tenants_store.get(tx, parts[0], lock="FOR UPDATE")  # one change of a tenant's members at a time
         row = await _level(tx, parts, lock="FOR SHARE")
         parents.refuse_deleting(row, names.scope(*parts))
-        user = await members_store.user_uid(tx, username)
+        user = await members_store.person_uid(tx, username)
         if user is None:
             raise NotFound(
                 f"users/{username} does not exist", {"resource_type": "kubegems.identity.v1.User", "resource_name": f"users/{username}"}

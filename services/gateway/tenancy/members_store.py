@@ -29,6 +29,12 @@ async def get(tx: Tx, level: Level, username: str) -> Record | None:
     return await tx.row(f"{SOURCE.select} WHERE {_AT} AND u.username = $4", *level, username)
 
 
+async def person_uid(tx: Tx, username: str) -> UUID | None:
+    """A person's uid; None when there is no such person. Service accounts get their roles from their owners."""
+    uid = await tx.value("SELECT uid FROM identity.users WHERE username = $1 AND kind = 'PERSON'", username)
+    return None if uid is None else UUID(str(uid))
+
+
 async def user_uid(tx: Tx, username: str) -> UUID | None:
     """A user's uid; None when there is no such user."""
     uid = await tx.value("SELECT uid FROM identity.users WHERE username = $1", username)
@@ -63,10 +69,11 @@ async def remove(tx: Tx, user: UUID, level: Level) -> None:
 
 
 async def other_admins(tx: Tx, tenant: str, user: UUID) -> int:
-    """How many admins a tenant has besides a user."""
+    """How many admins a tenant has besides a user; service accounts do not count, since nobody signs in as one."""
     return int(
         await tx.value(
-            "SELECT count(*) FROM tenancy.members WHERE tenant = $1 AND level = 'tenant' AND role = 'admin' AND user_uid <> $2",
+            "SELECT count(*) FROM tenancy.members m JOIN identity.users u ON u.uid = m.user_uid AND u.kind = 'PERSON'"
+            " WHERE m.tenant = $1 AND m.level = 'tenant' AND m.role = 'admin' AND m.user_uid <> $2",
             tenant,
             user,
         )

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -18,18 +18,19 @@ from prometheus_client import CollectorRegistry
 from kubegems.agent.v1 import desired_state_service_pb2, inventory_service_pb2
 from libs import rpc
 from libs.audit.entry import Entry
-from libs.clock import SystemClock
+from libs.clock import Clock, SystemClock
 from libs.crypt.ca import SPIFFE, Authority, Pair
 from libs.faults import Unauthenticated, Unavailable
 from libs.kube import Connection
 from libs.rpc.call import Call, Caller, Kind
 from libs.tunnel import Limits
+from libs.tunnel.kubernetes import Target
 from libs.tunnel.tcp import client_tls, server_tls
 from services.agent.link import AgentLink, by_grant, principal_of
 from services.agent.proxy import Proxy
 from services.gateway.link.grants import ServicePrincipal
 from services.gateway.link.kubernetes_edge import KubernetesEdge
-from services.gateway.link.links import Links
+from services.gateway.link.links import PROTOCOLS, Links
 
 CLOCK = SystemClock()
 INVENTORY = inventory_service_pb2.DESCRIPTOR.services_by_name["InventoryService"]
@@ -56,11 +57,15 @@ class Inventory:
 class Desired:
     """The hub's servicer double: answers which cluster asked."""
 
+    def __init__(self) -> None:
+        self.protocols: list[str] = []
+
     async def FetchDesiredState(
         self, request: desired_state_service_pb2.FetchDesiredStateRequest, call: Call
     ) -> desired_state_service_pb2.FetchDesiredStateResponse:
         """Tells the cluster's uid as the hub's; a payload of the size asked for as generation."""
         objects = [desired_state_service_pb2.DesiredObject(manifest=bytes(request.known_generation))] if request.known_generation else []
+        self.protocols.append(call.metadata["kubegems-protocol"])
         return desired_state_service_pb2.FetchDesiredStateResponse(hub_uid=call.caller.id, objects=objects)
 
     async def ReportStatus(self, request: object, call: Call) -> desired_state_service_pb2.ReportStatusResponse:
@@ -116,6 +121,9 @@ class Access:
         """The user with its groups."""
         return ServicePrincipal(f"gems:user:{caller.id}", caller.uid, self.groups[caller.id])
 
+    def permit(self, caller: Caller, target: Target, environment: str, address: str) -> None:
+        """Nobody comes by an API key here."""
+
     async def environment(self, cluster_uid: str, namespace: str) -> str:
         """One known namespace."""
         return "tenants/acme/projects/shop/environments/dev" if namespace == "acme-shop-dev" else ""
@@ -149,7 +157,7 @@ class Journal:
 class Rig:
     """Hub, agents and edge of one test module."""
 
-    def __init__(self, folder: Path, authority: Authority) -> None:
+    def __init__(self, folder: Path, authority: Authority, *, clock: Clock = CLOCK, protocols: Sequence[int] = PROTOCOLS) -> None:
         self.folder = folder
         self.authority = authority
         self.access = Access()
@@ -162,8 +170,8 @@ class Rig:
         self.pair("gateway", dns=names, uri=f"{SPIFFE}/hub/gateway")
         pipeline = rpc.Pipeline(rpc.methods(DESIRED, self.desired), registry=CollectorRegistry())
         self.links = Links(
-            hub_uid="hub-1", version="1.0", pipeline=pipeline, allowed=self._allowed, clock=CLOCK, on_change=self._changed,
-            registry=CollectorRegistry(), limits=Limits(ping_every=0.5, ping_timeout=5),
+            hub_uid="hub-1", version="1.0", pipeline=pipeline, allowed=self._allowed, clock=clock, on_change=self._changed,
+            registry=CollectorRegistry(), limits=Limits(ping_every=0.5, ping_timeout=5), protocols=protocols,
         )  # fmt: skip
         self.edge = KubernetesEdge(self.links, self.access, self.journal)
         self.port = self.edge_port = 0
@@ -209,14 +217,16 @@ class Rig:
             await runner.cleanup()
 
     @contextlib.asynccontextmanager
-    async def agent(self, uid: str, upstream: Path, *, name: str = "", online: bool = True) -> AsyncIterator[Agent]:
+    async def agent(
+        self, uid: str, upstream: Path, *, name: str = "", online: bool = True, protocols: Sequence[int] = PROTOCOLS
+    ) -> AsyncIterator[Agent]:
         """An agent that runs, for an API server of a kubeconfig."""
         proxy = Proxy(await Connection.from_kubeconfig(upstream))
         inventory = Inventory()
         pipeline = rpc.Pipeline(rpc.methods(INVENTORY, inventory), peers=by_grant, registry=CollectorRegistry())
         link = AgentLink(
             host="127.0.0.1", port=self.port, tls=self.agent_tls(uid), cluster_uid=uid, version="2.0", pipeline=pipeline, proxy=proxy,
-            limits=Limits(ping_every=0.5, ping_timeout=5),
+            limits=Limits(ping_every=0.5, ping_timeout=5), protocols=protocols,
         )  # fmt: skip
         if name:
             self.access.clusters[name] = uid

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from kubegems.agent.v1 import inventory_service_pb2
+from kubegems.agent.v1 import inventory_service_pb2, preview_service_pb2
 from kubegems.agent.v1.events_pb2 import InterestHint
 from libs import log
 from libs.bus import Bus, Received, subjects
@@ -27,6 +27,7 @@ from services.agent.config import Config
 from services.agent.desired.applier import Applier
 from services.agent.desired.follower import Follower
 from services.agent.desired.kept import Kept
+from services.agent.desired.preview import Preview
 from services.agent.enrolment import Enrolment
 from services.agent.figures import Figures
 from services.agent.identity import Identity, IdentityFiles
@@ -44,6 +45,7 @@ from services.agent.status import StatusReporter
 VERSION = "0.1.0"
 RELIST_SECONDS = 2.0  # least time between two lists that readers ask for
 RELIST_PERIOD = 1200.0  # well within the hour that a cluster's stream remembers
+_PREVIEW = preview_service_pb2.DESCRIPTOR.services_by_name["PreviewService"]
 _INVENTORY = inventory_service_pb2.DESCRIPTOR.services_by_name["InventoryService"]
 _log = log.get(__name__)
 
@@ -66,7 +68,8 @@ async def start(config: Config, life: Life) -> None:
     client = await _client(config)
     life.stack.push_async_callback(client.close)
     servicer = Inventory(client, principal_of=principal_of, clock=clock)
-    pipeline = Pipeline(registry.methods(_INVENTORY, servicer), peers=by_grant)
+    preview = Preview(principal_of=principal_of)
+    pipeline = Pipeline([*registry.methods(_INVENTORY, servicer), *registry.methods(_PREVIEW, preview)], peers=by_grant)
     server = await _local_server(config, life, pipeline)
 
     files = IdentityFiles(config.state_dir)
@@ -77,7 +80,7 @@ async def start(config: Config, life: Life) -> None:
 
     bus = await _bus(config, identity)
     life.stack.push_async_callback(bus.close)
-    await _work(_Ground(config, life, client, bus, identity), pipeline, Figures(renewal))
+    await _work(_Ground(config, life, client, bus, identity), pipeline, preview, Figures(renewal))
     await server.serving()
 
 
@@ -107,7 +110,7 @@ async def _bus(config: Config, identity: Identity) -> Bus:
     )
 
 
-async def _work(ground: _Ground, pipeline: Pipeline, figures: Figures) -> None:
+async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: Figures) -> None:
     life, config, uid = ground.life, ground.config, ground.identity.addresses.cluster_uid
     on_connect: list[Callable[[], None]] = []
 
@@ -118,8 +121,9 @@ async def _work(ground: _Ground, pipeline: Pipeline, figures: Figures) -> None:
     proxy = Proxy(ground.client.connection)
     life.stack.push_async_callback(proxy.close)
     link = _link(ground, pipeline, proxy, connected)
+    applier = Applier(ground.client)
     follower = Follower(
-        link, Applier(ground.client), Kept(config.state_dir / "desired" / uid),
+        link, applier, Kept(config.state_dir / "desired" / uid),
         resync_seconds=config.resync_seconds, accepted_hub_uid=config.accepted_hub_uid,
     )  # fmt: skip
     observer = Observer(ground.client)
@@ -128,6 +132,7 @@ async def _work(ground: _Ground, pipeline: Pipeline, figures: Figures) -> None:
     interest = Interest(link, ground.client, observation)
     on_connect += [follower.poke, reporter.connected, interest.poke]
     figures.of(link, follower)
+    preview.of(link, applier, follower)
 
     life.spawn("tunnel", link.run())
     life.spawn("desired state", follower.run())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from services.agent.grants import GrantBook
 from services.agent.proxy import Proxy
 
 __all__ = ["AgentLink", "HubAway", "Session", "by_grant", "principal_of"]
-PROTOCOL = 1
+PROTOCOLS = (2, 1)  # newest first; 2 adds pausing and PreviewService
 HUB_NAME = "gateway.hub.kubegems.internal"
 _GREETING_SECONDS = 10.0
 _FIRST_DELAY = 0.5
@@ -74,11 +74,13 @@ class AgentLink:
         server_name: name in the hub's certificate.
         on_connect: awaited in a task of its own each time a tunnel stands; cancelled when it breaks.
         limits: of the tunnel.
+        protocols: versions of the protocol that this end speaks, newest first.
     """
 
     def __init__(
         self, *, host: str, port: int, tls: Callable[[], ssl.SSLContext], cluster_uid: str, version: str, pipeline: Pipeline,
         proxy: Proxy, server_name: str = HUB_NAME, on_connect: OnConnect | None = None, limits: Limits | None = None,
+        protocols: Sequence[int] = PROTOCOLS,
     ) -> None:  # fmt: skip
         self._host, self._port, self._server_name = host, port, server_name
         self._tls = tls
@@ -88,6 +90,7 @@ class AgentLink:
         self._proxy = proxy
         self._on_connect = on_connect
         self._limits = limits
+        self._protocols = tuple(protocols)
         self._mux: Mux | None = None
         self._standing = asyncio.Event()
         self._delay = _FIRST_DELAY
@@ -183,9 +186,10 @@ class AgentLink:
             await mux.closed()
 
     async def _greet(self, mux: Mux) -> tunnel_pb2.Hello:
-        mux.hello(tunnel_pb2.Hello(protocols=[PROTOCOL], version=self._version).SerializeToString())
+        mux.hello(tunnel_pb2.Hello(protocols=self._protocols, version=self._version).SerializeToString())
         hello = tunnel_pb2.Hello.FromString(await mux.greeted(_GREETING_SECONDS))
-        if PROTOCOL not in hello.protocols or not hello.session or not hello.hub_uid:
+        protocol = next((p for p in self._protocols if p in hello.protocols), 0)
+        if not protocol or not hello.session or not hello.hub_uid:
             raise _Unfit("the hub speaks another protocol")
         if not mux.rtt:
             mux.peer_ahead_millis = hello.time_millis - wall_millis()

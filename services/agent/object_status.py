@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
-from services.agent.desired import domain
+from services.agent.desired import conflicts, domain
+from services.agent.desired.applier import Overwritten
 from services.agent.desired.domain import Buried, Failure
 
 Object = Mapping[str, Any]
@@ -73,6 +74,15 @@ def live(subject: Subject, held: str, holding: Iterable[str]) -> wire.ObjectStat
     message.reason = ready.get("reason", "")
     message.message = _text(ready.get("message", ""))
     return message
+
+
+def tell_overwritten(message: wire.ObjectStatus, overwritten: Overwritten | None) -> None:
+    """Adds condition FieldsOverwritten when another field manager's values were put back lately."""
+    if overwritten is None or overwritten.uid != message.uid:
+        return
+    sentence = f"{conflicts.text(overwritten.conflicts)}; the hub's values were put back"
+    told = message.conditions.add(type="FieldsOverwritten", status="True", reason="FIELD_CONFLICT", message=_text(sentence))
+    told.transition_time.FromDatetime(overwritten.time)
 
 
 def failed(failure: Failure) -> wire.ObjectStatus:

@@ -13,7 +13,7 @@ from libs.kube import Change, Reflector, Verb, resources
 from libs.log import trace
 from services.agent.desired.domain import Buried
 from services.agent.desired.follower import Follower, Link
-from services.agent.object_status import Object, Subject, failed, going, gone, live
+from services.agent.object_status import Object, Subject, failed, going, gone, live, tell_overwritten
 
 _log = log.get(__name__)
 REPORT = wire.DESCRIPTOR.services_by_name["DesiredStateService"].methods_by_name["ReportStatus"]
@@ -123,7 +123,9 @@ class StatusReporter:
                 yield subject.key, failed(failure)
             else:
                 held = outcome.removing.get((kind, subject.name), "")
-                yield subject.key, live(subject, held, self._holding(kind, subject.name))
+                status = live(subject, held, self._holding(kind, subject.name))
+                tell_overwritten(status, self._follower.overwritten.get((kind, subject.name)))
+                yield subject.key, status
         for failure in outcome.failures.values():
             key = (failure.kind, failure.name, failure.uid)
             if key not in there:

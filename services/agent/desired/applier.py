@@ -6,24 +6,37 @@ import asyncio
 from collections import defaultdict
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from itertools import groupby
 
 from libs import log
+from libs.clock import Clock, SystemClock
 from libs.faults import Fault, NotFound, PermissionDenied
 from libs.kube import Conflict, KindMissing, KubeClient, Principal
 from libs.kube.resources import BY_KIND
 from libs.log import trace
-from services.agent.desired import domain
+from services.agent.desired import conflicts, domain
+from services.agent.desired.conflicts import FieldConflict
 from services.agent.desired.domain import Buried, DesiredSet, Failure, Object, Outcome, Wanted
 
 _log = log.get(__name__)
 FIELD_MANAGER = "kubegems-hub"
 PRINCIPAL = Principal("gems:service:desired-state")
+_REMEMBERED = timedelta(hours=1)
 _AT_ONCE = 8  # writes under way; the API server's fairness would queue more anyway
 
 
+@dataclass(frozen=True, slots=True)
+class Overwritten:
+    """What of an object (row uid) was another manager's and was put back, and when."""
+
+    uid: str
+    conflicts: list[FieldConflict]
+    time: datetime
+
+
 @dataclass(slots=True)
-class _Live:
+class Live:
     """What the cluster holds of our kinds, and the kinds that cannot be seen."""
 
     objects: dict[str, dict[str, Object]] = field(default_factory=lambda: defaultdict(dict))
@@ -35,10 +48,16 @@ class _Live:
 
 
 class Applier:
-    """Applies sets; safe to repeat at any time, since it compares first and all its writes are idempotent."""
+    """Applies sets; safe to repeat at any time, since it compares first and all its writes are idempotent.
 
-    def __init__(self, client: KubeClient) -> None:
+    Attributes:
+        overwritten: what other field managers had set and was put back within the last hour, by kind and name.
+    """
+
+    def __init__(self, client: KubeClient, clock: Clock | None = None) -> None:
+        self.overwritten: dict[tuple[str, str], Overwritten] = {}
         self._client = client
+        self._clock = clock or SystemClock()
 
     async def bring(self, desired: DesiredSet) -> Outcome:
         """Applies what differs and removes what tombstones name; one object's failure does not stop the others.
@@ -46,14 +65,17 @@ class Applier:
         Raises Unavailable or DeadlineExceeded when the API server cannot be asked at all.
         """
         outcome = Outcome()
-        live = await self._live(desired)
+        since = self._clock.now() - _REMEMBERED
+        self.overwritten = {key: found for key, found in self.overwritten.items() if found.time >= since}
+        live = await self.look(desired)
         await self._remove(desired, live, outcome)
         for _, wanted in groupby(desired.wanted, key=lambda w: w.kind):
             await self._apply_all(list(wanted), live, desired.hub_uid, outcome)
         return outcome
 
-    async def _live(self, desired: DesiredSet) -> _Live:
-        live = _Live()
+    async def look(self, desired: DesiredSet) -> Live:
+        """What the cluster holds of the kinds of a set."""
+        live = Live()
         for kind in sorted({w.kind for w in desired.wanted} | {b.kind for b in desired.buried}):
             if kind not in BY_KIND:
                 live.problems[kind] = KindMissing(f"this agent knows no kind {kind}: update it")
@@ -65,7 +87,7 @@ class Applier:
                 live.problems[kind] = fault
         return live
 
-    async def _apply_all(self, wanted: list[Wanted], live: _Live, hub_uid: str, outcome: Outcome) -> None:
+    async def _apply_all(self, wanted: list[Wanted], live: Live, hub_uid: str, outcome: Outcome) -> None:
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(item: Wanted) -> None:
@@ -78,10 +100,10 @@ class Applier:
             for item in wanted:
                 group.create_task(one(item), name=f"apply {item.kind} {item.name}")
 
-    async def _apply(self, wanted: Wanted, live: _Live, hub_uid: str, outcome: Outcome) -> tuple[str, str] | None:
+    async def _apply(self, wanted: Wanted, live: Live, hub_uid: str, outcome: Outcome) -> tuple[str, str] | None:
         """Applies one object; why it failed, or None."""
         if problem := live.problems.get(wanted.kind):
-            return problem.reason, _advice(problem, wanted.kind)
+            return problem.reason, advice(problem, wanted.kind)
         found = live.objects[wanted.kind].get(wanted.name)
         if found is not None and (refused := domain.foreign(found, wanted, hub_uid)):
             return refused
@@ -94,18 +116,21 @@ class Applier:
                 await self._client.apply(BY_KIND[wanted.kind], body, field_manager=FIELD_MANAGER, force=True, impersonate=PRINCIPAL)
             except Fault as fault:
                 trace.fail(span, fault.reason)
-                return fault.reason, _advice(fault, wanted.kind)
+                return fault.reason, advice(fault, wanted.kind)
         outcome.written += 1
+        if found is not None and (overwritten := conflicts.conflicts(found, body, FIELD_MANAGER)):
+            self.overwritten[wanted.kind, wanted.name] = Overwritten(wanted.uid, overwritten, self._clock.now())
+            _log.warning("desired.overwritten", kind=wanted.kind, name=wanted.name, what=conflicts.text(overwritten))
         return None
 
-    async def _remove(self, desired: DesiredSet, live: _Live, outcome: Outcome) -> None:
+    async def _remove(self, desired: DesiredSet, live: Live, outcome: Outcome) -> None:
         due: list[tuple[Buried, Object]] = []
         for buried in desired.buried:
             if problem := live.problems.get(buried.kind):
-                outcome.removing[buried.kind, buried.name] = _advice(problem, buried.kind)
+                outcome.removing[buried.kind, buried.name] = advice(problem, buried.kind)
                 continue
             found = live.objects[buried.kind].get(buried.name)
-            if found is None or not _is(found, buried, desired.hub_uid):
+            if found is None or not is_buried(found, buried, desired.hub_uid):
                 outcome.removed.append(buried)
             else:
                 due.append((buried, found))
@@ -137,7 +162,7 @@ class Applier:
                 outcome.removed.append(buried)  # the object of that uid is no longer there
             except Fault as fault:
                 trace.fail(span, fault.reason)
-                failure = Failure(buried.kind, buried.name, buried.uid, buried.generation, fault.reason, _advice(fault, buried.kind))
+                failure = Failure(buried.kind, buried.name, buried.uid, buried.generation, fault.reason, advice(fault, buried.kind))
                 outcome.failures[buried.kind, buried.name] = failure
 
 
@@ -147,13 +172,14 @@ def _span(name: str, item: Wanted | Buried) -> AbstractContextManager[trace.Span
     return trace.span(name, parent=item.traceparent or None, kind=trace.SpanKind.CLIENT, attributes=attributes)
 
 
-def _is(found: Object, buried: Buried, hub_uid: str) -> bool:
+def is_buried(found: Object, buried: Buried, hub_uid: str) -> bool:
     """Whether an object is the one a tombstone names: uid and hub must both be the ones it was made with."""
     annotations = domain.annotations_of(found)
     return annotations.get(domain.UID) == buried.uid and annotations.get(domain.HUB_UID) == hub_uid
 
 
-def _advice(fault: Fault, kind: str) -> str:
+def advice(fault: Fault, kind: str) -> str:
+    """What went wrong with a kind, and who can help."""
     if isinstance(fault, KindMissing) and kind in BY_KIND:
         return f"the cluster has no CRD for {kind}; its admin must apply the join manifest"
     if isinstance(fault, PermissionDenied):

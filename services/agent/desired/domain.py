@@ -16,6 +16,8 @@ TRACEPARENT = "gems.kubegems.io/traceparent"
 TOMBSTONE = "gems.kubegems.io/tombstone"
 SPEC_CHECKSUM = "gems.kubegems.io/spec-checksum"
 
+OWN_MARKS = frozenset({GENERATION, UID, HUB_UID, TRACEPARENT, SPEC_CHECKSUM})
+
 _BRAKE_COUNT = 3
 _BRAKE_SHARE = 0.2  # decisions.md 19
 
@@ -60,6 +62,7 @@ class DesiredSet:
     wanted: tuple[Wanted, ...] = ()
     buried: tuple[Buried, ...] = ()
     confirmed: int = 0
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

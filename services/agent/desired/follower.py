@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -15,7 +15,7 @@ from libs import log
 from libs.faults import Fault
 from libs.log import trace
 from services.agent.desired import domain
-from services.agent.desired.applier import Applier
+from services.agent.desired.applier import Applier, Overwritten
 from services.agent.desired.domain import DesiredSet, Outcome
 from services.agent.desired.kept import Kept, parse
 
@@ -63,6 +63,16 @@ class Follower:
     def applied_generation(self) -> int:
         """The last generation that was applied whole."""
         return self._kept.progress.applied_generation
+
+    @property
+    def paused(self) -> bool:
+        """Whether the hub wants nothing to be done for now; remembered while it is away."""
+        return self._kept.progress.paused
+
+    @property
+    def overwritten(self) -> Mapping[tuple[str, str], Overwritten]:
+        """What other field managers had set and was put back lately, by kind and name."""
+        return self._applier.overwritten
 
     @property
     def desired(self) -> DesiredSet | None:
@@ -114,12 +124,13 @@ class Follower:
         cause, self._cause = self._cause, ""
         with trace.span("desired.fetch", parent=cause or None, kind=trace.SpanKind.CLIENT):
             reply = await self._link.call(FETCH, request, timeout=_FETCH_SECONDS)
+            if reply.unchanged and kept is not None and reply.hub_uid != kept.hub_uid:  # another hub's equal numbers mean nothing
+                reply = await self._link.call(FETCH, wire.FetchDesiredStateRequest(), timeout=_FETCH_SECONDS)
         if reply.unchanged and kept is not None:
+            self._kept.note(paused=reply.paused)
             return kept
         fetched = parse(reply)
-        self.confirmation_needed = domain.refusal(
-            kept, fetched, accepted_hub_uid=self._accepted_hub_uid, refused_confirmed=progress.refused_confirmed
-        )
+        self.confirmation_needed = self.refusal(fetched)
         if self.confirmation_needed:
             _log.error("desired.refused", reason=self.confirmation_needed)
             if progress.refused_confirmed is None:
@@ -127,7 +138,16 @@ class Follower:
             return None
         return self._kept.take(reply)
 
+    def refusal(self, fetched: DesiredSet) -> str:
+        """Why a fetched set is not taken; empty when it is."""
+        refused = self._kept.progress.refused_confirmed
+        return domain.refusal(self._kept.set, fetched, accepted_hub_uid=self._accepted_hub_uid, refused_confirmed=refused)
+
     async def _applied(self, desired: DesiredSet) -> bool:
+        if self.paused:
+            _log.info("desired.paused", generation=desired.generation)
+            self.on_outcome()
+            return True
         outcome = await self._applier.bring(desired)
         self.outcome, self.confirmation_needed = outcome, outcome.confirmation_needed
         if outcome.complete:

@@ -21,11 +21,13 @@ class Progress:
     Attributes:
         applied_generation, applied_checksum: the last set that was applied whole.
         refused_confirmed: the confirmed generation when a lower one was first refused; None when none is.
+        paused: the hub wants nothing to be done here for now.
     """
 
     applied_generation: int = 0
     applied_checksum: str = ""
     refused_confirmed: int | None = None
+    paused: bool = False
 
 
 class Kept:
@@ -52,10 +54,10 @@ class Kept:
         """Keeps a set as the one to apply."""
         _write(self._set_file, message.SerializeToString())
         self.set = parse(message)
-        self.note(refused_confirmed=None)
+        self.note(refused_confirmed=None, paused=message.paused)
         return self.set
 
-    def note(self, **changes: int | str | None) -> None:
+    def note(self, **changes: int | str | bool | None) -> None:
         """Keeps progress."""
         new = replace(self.progress, **changes)  # type: ignore[arg-type] # names and types are Progress's own
         if new != self.progress:
@@ -74,6 +76,7 @@ def parse(message: wire.FetchDesiredStateResponse) -> DesiredSet:
         ),
         buried=tuple(Buried(t.kind, t.name, t.uid, t.generation, t.traceparent) for t in message.tombstones),
         confirmed=message.confirmed_generation,
+        paused=message.paused,
     )
 
 

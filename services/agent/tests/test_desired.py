@@ -32,6 +32,7 @@ class Hub:
         self.prefix = f"t{secrets.token_hex(3)}"
         self.reply = wire.FetchDesiredStateResponse(hub_uid=self.uid, generation=0)
         self.online = True
+        self.paused = False
         self.asked: list[wire.FetchDesiredStateRequest] = []
 
     async def call(self, method: Any, request: Any, *, timeout: float) -> Any:
@@ -41,7 +42,7 @@ class Hub:
             raise faults.Unavailable("no tunnel")
         self.asked.append(request)
         if request.known_generation == self.reply.generation and request.known_checksum == self.reply.checksum:
-            return wire.FetchDesiredStateResponse(hub_uid=self.uid, generation=self.reply.generation, unchanged=True)
+            return wire.FetchDesiredStateResponse(hub_uid=self.uid, generation=self.reply.generation, unchanged=True, paused=self.paused)
         return self.reply
 
     def name(self, number: int) -> str:

@@ -6,3 +6,5 @@ cluster, a generation-numbered set of objects and tombstones that others write i
 `access_api` lets the hub's other services reach a cluster through the tunnel. It refuses to forget a removal that the
 cluster has not confirmed, and to give a certificate to anyone but the key that a token or certificate is bound to.
 """
+
+PROTOCOL_KEY = "kubegems-protocol"  # in the metadata of what an agent asks: version of the tunnel's protocol

@@ -9,15 +9,25 @@ from uuid import UUID
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
 from libs import log, pg
 from libs.clock import Clock
+from libs.faults import Unavailable
 from libs.pg import Record, Tx
 from libs.rpc.call import Call
-from services.gateway.fleet import clusters_store, desired, health_store, removal, statuses
+from services.gateway.fleet import PROTOCOL_KEY, clusters_store, desired, health_store, removal, statuses
 from services.gateway.tenancy import environments_store, messages, settle
 from services.gateway.tenancy import events as tenancy_events
 
 _log = log.get("services.gateway.fleet")
 _State = wire.ObjectStatus.State
 Interest = Callable[[str], Awaitable[Iterable[str]]]
+
+
+_PAUSES = 2  # agents know what paused means from this version of the protocol on
+
+
+class Paused(Unavailable):
+    """An agent that knows no pausing asks for the state of a paused cluster."""
+
+    reason = "PAUSED"
 
 
 async def _no_interest(_uid: str) -> Iterable[str]:
@@ -41,6 +51,9 @@ class DesiredStateService:
         tx = await pg.tx(call)
         uid = UUID(call.caller.id)
         known = await _head(tx, uid)
+        paused = bool(await tx.value("SELECT paused FROM fleet.clusters WHERE uid = $1", uid))
+        if paused and int(call.metadata.get(PROTOCOL_KEY, _PAUSES)) < _PAUSES:
+            raise Paused("the cluster is paused, and its agent too old to be told so: it gets nothing new")
         reply = wire.FetchDesiredStateResponse(hub_uid=str(await tx.value("SELECT uid FROM fleet.hub")))
         current = (known.generation, known.checksum) == (request.known_generation, request.known_checksum)
         if not (current and known.checksum):
@@ -55,7 +68,7 @@ class DesiredStateService:
                 reply.objects.extend(_object(row) for row in objects)
                 reply.tombstones.extend(_tombstone(row) for row in await desired.tombstones(tx, uid))
         reply.generation, reply.checksum, reply.unchanged = known.generation, known.checksum, current
-        reply.confirmed_generation = known.confirmed_generation
+        reply.confirmed_generation, reply.paused = known.confirmed_generation, paused
         return reply
 
     async def ReportStatus(self, request: wire.ReportStatusRequest, call: Call) -> wire.ReportStatusResponse:

@@ -73,7 +73,7 @@ class Hints:
             async with self._database.transaction(readonly=True) as tx:
                 rows = await tx.rows(
                     "SELECT d.cluster_uid, d.generation FROM fleet.desired d JOIN fleet.clusters c ON c.uid = d.cluster_uid"
-                    " WHERE c.online AND d.generation > c.applied_generation AND c.confirmation_needed = ''"
+                    " WHERE c.online AND d.generation > c.applied_generation AND c.confirmation_needed = '' AND NOT c.paused"
                 )
         except Fault as fault:
             _log.warning("hints.not_read", problem=str(fault))

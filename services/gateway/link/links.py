@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from libs.rpc.pipeline import Pipeline
 from libs.tunnel import Limits, Lost, Reset, Stream, calls
 from libs.tunnel.kubernetes import Request
 from libs.tunnel.tcp import Connection, listen
+from services.gateway.fleet import PROTOCOL_KEY
 from services.gateway.fleet.health_store import Measure
 from services.gateway.link.announcer import Announcer, OnChange
 from services.gateway.link.exchange import Body, Exchange, Renew
@@ -32,7 +33,6 @@ from services.gateway.link.grants import Grants, Principal
 from services.gateway.link.tunnel import HEAD_SECONDS, Tunnel
 
 PROTOCOLS = (2, 1)  # newest first; each release speaks the one before it too
-PROTOCOL_KEY = "kubegems-protocol"  # in the metadata of what an agent asks
 GREETING_SECONDS = 10.0
 CALL_SECONDS = 30.0
 RETRY_AFTER = timedelta(seconds=5)
@@ -60,11 +60,12 @@ class Links:
         clock: hub time.
         registry: where the metrics go.
         limits: of each tunnel.
+        protocols: versions of the protocol that this hub speaks, newest first.
     """
 
     def __init__(
         self, *, hub_uid: str, version: str, pipeline: Pipeline, allowed: Allowed, clock: Clock, on_change: OnChange | None = None,
-        registry: CollectorRegistry = REGISTRY, limits: Limits | None = None,
+        registry: CollectorRegistry = REGISTRY, limits: Limits | None = None, protocols: Sequence[int] = PROTOCOLS,
     ) -> None:  # fmt: skip
         self._hub_uid = hub_uid
         self._version = version
@@ -72,6 +73,7 @@ class Links:
         self._allowed = allowed
         self._clock = clock
         self._limits = limits
+        self._protocols = tuple(protocols)
         self._key = SigningKey.generate(new_id().hex)
         self._tunnels: dict[str, Tunnel] = {}
         self._replaced: dict[str, deque[float]] = {}
@@ -241,7 +243,7 @@ class Links:
         session = new_id().hex
         keys = {self._key.kid: self._key.public}
         ours = tunnel_pb2.Hello(
-            protocols=PROTOCOLS, version=self._version, session=session, hub_uid=self._hub_uid,
+            protocols=self._protocols, version=self._version, session=session, hub_uid=self._hub_uid,
             time_millis=self._now_millis(), grant_keys=keys,
         )  # fmt: skip
         mux.hello(ours.SerializeToString())
@@ -249,7 +251,7 @@ class Links:
             theirs = tunnel_pb2.Hello.FromString(await mux.greeted(GREETING_SECONDS))
         except (TimeoutError, Lost, DecodeError) as error:
             raise _Refused("no greeting", uid) from error
-        protocol = next((p for p in PROTOCOLS if p in theirs.protocols), 0)
+        protocol = next((p for p in self._protocols if p in theirs.protocols), 0)
         if not protocol:
             raise _Refused("no common protocol", uid)
         grants = Grants(self._key, cluster_uid=uid, session=session, now_millis=self._now_millis)

@@ -8,7 +8,10 @@ from uuid import UUID
 import orjson
 
 from kubegems.agent.v1 import desired_state_service_pb2 as desired_pb
+from kubegems.agent.v1 import preview_service_pb2
+from kubegems.fleet.v1 import cluster_service_pb2
 from libs.clock import new_id
+from libs.rpc import Call
 from services.gateway.fleet import desired
 from services.gateway.fleet.desired import Ref
 from services.gateway.tenancy.tests.house import House, refused
@@ -159,3 +162,43 @@ async def test_users_cannot_reach_it(house: House) -> None:
     """It needs an agent's certificate; even the platform admin has none."""
     with refused("UNAUTHENTICATED"):
         await house.call("DesiredStateService/FetchDesiredState", desired_pb.FetchDesiredStateRequest())
+
+
+async def test_a_paused_cluster_is_told_so_or_told_nothing_new(house: House) -> None:
+    """An agent of protocol 2 gets the set with the word; an earlier one nothing; both are woken by pause and resume."""
+    cluster, uid = await house.cluster()
+    await house.tenant(cluster)
+    heard: list[str] = []
+    await house.database.listen("desired", heard.append)
+    request = cluster_service_pb2.PauseClusterRequest(name=f"clusters/{cluster}")
+    for _ in range(2):
+        assert (await house.call("ClusterService/PauseCluster", request)).paused
+    state = await house.fetch(uid)
+    assert (state.paused, len(state.objects)) == (True, 3)
+    call = Call(house.methods["DesiredStateService/FetchDesiredState"], peer=f"spiffe://kubegems/cluster/{uid}")
+    call.metadata["kubegems-protocol"] = "1"
+    with refused("PAUSED"):
+        await house.pipeline.unary(call, desired_pb.FetchDesiredStateRequest())
+    resume = cluster_service_pb2.ResumeClusterRequest(name=f"clusters/{cluster}")
+    assert not (await house.call("ClusterService/ResumeCluster", resume)).paused
+    assert not (await house.fetch(uid)).paused
+    await house.pipeline.unary(Call(call.method, peer=call.peer, metadata=dict(call.metadata)), desired_pb.FetchDesiredStateRequest())
+    async with asyncio.timeout(5):
+        while sum(uid in payload for payload in heard) < 2:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_diff_is_the_agents_answer(house: House) -> None:
+    """Asked as the service that applies; offline it is UNAVAILABLE with a time to come back."""
+    cluster, uid = await house.cluster()
+    request = cluster_service_pb2.DiffClusterRequest(name=f"clusters/{cluster}")
+    with refused("UNAVAILABLE"):
+        await house.call("ClusterService/DiffCluster", request)
+    house.links.reachable.add(uid)
+    reply = preview_service_pb2.PreviewDesiredStateResponse()
+    reply.diff.objects.add(kind="Tenant", name="acme")
+    house.links.replies["PreviewDesiredState"] = reply
+    assert (await house.call("ClusterService/DiffCluster", request, "auditor")).objects[0].name == "acme"
+    assert house.links.principals[-1].user == "gems:service:desired-state"
+    with refused("NOT_FOUND"):
+        await house.call("ClusterService/DiffCluster", cluster_service_pb2.DiffClusterRequest(name="clusters/none"))

@@ -46,6 +46,16 @@ def interest(uid: str) -> str:
     return f"gems.interest.{token(uid)}"
 
 
+def watermark(uid: str) -> str:
+    """How far a cluster's agent has published."""
+    return f"gems.cluster.{token(uid)}.watermark"
+
+
+def replica(name: str) -> str:
+    """Questions to one replica of a hub service."""
+    return f"gems.replica.{token(name)}"
+
+
 def platform(area: str, event: str) -> str:
     """A fact of the platform, such as `tenancy`, `tenant-created`."""
     return f"gems.platform.{token(area)}.{token(event)}"

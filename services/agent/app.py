@@ -141,12 +141,17 @@ async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: 
     life.spawn("desired state hints", _on_hint(ground.bus.subscribe(subjects.desired(uid)), follower.poke))
     life.spawn("interest hints", _on_interest(ground.bus.subscribe(subjects.interest(uid)), interest, observation))
     life.spawn("relist", _relist(observation))
+    life.spawn("watermarks", observation.publisher.watermarks(observation.watermark))
 
 
 def _observation(ground: _Ground, observer: Observer) -> Observation:
     config = ground.config
     publisher = Publisher(
-        ground.bus, cluster_uid=ground.identity.addresses.cluster_uid, rate=Rate(config.observe_rate), clock=SystemClock()
+        ground.bus,
+        cluster_uid=ground.identity.addresses.cluster_uid,
+        rate=Rate(config.observe_rate),
+        clock=SystemClock(),
+        size=Rate(config.observe_bytes),
     )
     found = Observation(observer, publisher, spawn=ground.life.spawn, epoch=new_id().hex, limit=config.observe_pending)
     for kind in BASE:

@@ -26,6 +26,7 @@ class Config:
     observe_rate: float = doc(
         "Observed changes published per second at most; beyond it only the newest of each object goes out.", default=500.0
     )
+    observe_bytes: float = doc("Bytes of observed changes published per second at most, on average.", default=1024.0 * 1024)
     observe_pending: int = doc("Changes kept per kind while NATS is away; beyond it the kind is listed afresh.", default=2000)
     listen_address: str = doc("Address of the local ports.", default="127.0.0.1")
     grpc_port: int = doc("Port of the local gRPC server (health, reflection).", default=8461)

@@ -2,135 +2,140 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
+import itertools
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 
-from kubegems.agent.v1.events_pb2 import ObservedChange
-from kubegems.messages.v1 import message_service_pb2
+from kubegems.messages.v1 import message_service_pb2 as wire
 from kubegems.messages.v1.event_pb2 import Event
+from libs.clock import new_id
 from libs.crypt.box import Box
 from libs.rpc.call import Call
 from services.msgbus import grants as rights
 from services.msgbus import resume
-from services.msgbus.domain import Environment, Grants, GrantsSilent, Selector, TooManyStreams, resources
+from services.msgbus.bodies import Bodies
+from services.msgbus.domain import NoSubscription, Selection, Selector, TooManyStreams, resources
 from services.msgbus.hub import Hub, Subscription
-from services.msgbus.subscriber import Queue
-
-HEARTBEAT_SECONDS = 10.0  # at least every 15 s, says the contract
-FIRST_GRANTS_SECONDS = 5.0
+from services.msgbus.peers import Peers
+from services.msgbus.stream import Stream
+from services.msgbus.subscriber import Item, Queue
 
 
 class Messages:
-    """kubegems.messages.v1.MessageService."""
+    """kubegems.messages.v1.MessageService.
 
-    def __init__(self, hub: Hub, source: rights.Source, box: Box, *, queue_size: int, streams_per_user: int) -> None:
+    Args:
+        hub: who listens to what.
+        source: AccessService.WatchGrants.
+        box: seals resume tokens.
+        queue_size: events that wait for one subscriber.
+        streams_per_user: open streams of one user here.
+        bodies: fetches objects for those who want them; None refuses nobody and sends none.
+        peers: the other replicas.
+    """
+
+    def __init__(
+        self, hub: Hub, source: rights.Source, box: Box, *, queue_size: int, streams_per_user: int,
+        bodies: Bodies | None = None, peers: Peers | None = None,
+    ) -> None:  # fmt: skip
         self._hub = hub
-        self._source = source
+        self._watches = rights.Watches(source)
         self._box = box
         self._queue_size = queue_size
         self._streams_per_user = streams_per_user
+        self._bodies = bodies
+        self._peers = peers
+        self.replica = peers.replica if peers else new_id().hex
+        self._numbers = itertools.count(1)
+        self._streams: dict[str, Stream] = {}
 
-    async def Subscribe(self, request: message_service_pb2.SubscribeRequest, call: Call) -> AsyncIterator[Event]:
+    async def Subscribe(self, request: wire.SubscribeRequest, call: Call) -> AsyncIterator[Event]:
         """Streams changes until the caller goes or its session ends."""
         user = call.caller.id
         if self._hub.count(user) >= self._streams_per_user:
             raise TooManyStreams(f"{user} has {self._streams_per_user} streams open here; close one first")
-        selector = Selector(tuple(request.scopes), resources(request.resources), request.cluster)
-        stream = _Stream(self._hub, Subscription(user, selector, Queue(self._queue_size), request.jobs), snapshot=request.snapshot)
-        asked = resume.selectors_hash(request)
-        watching = asyncio.create_task(rights.watch(self._source, user, call.caller.session, stream.changed), name=f"grants of {user}")
+        asked = selection(request)
+        subscription = Subscription(user, asked, Queue(self._queue_size), f"{self.replica}-{next(self._numbers)}")
+        vector = resume.open_token(self._box, request.resume_token, user, resume.selectors_hash(asked)) if request.resume_token else None
+        stream = Stream(self._hub, subscription, snapshot=request.snapshot, vector=vector, resumed=bool(request.resume_token))
+        self._hub.open(subscription)
+        self._streams[subscription.id] = stream
         try:
-            await stream.granted(watching)
-            if request.resume_token:
-                stream.resume(resume.open_token(self._box, request.resume_token, user, asked))
-            while True:
-                events = await stream.next(watching)
-                events[-1].resume_token = resume.seal(self._box, user, asked, self._hub.view.vector())
-                for event in events:
-                    event.send_time.FromDatetime(datetime.now(UTC))
-                    yield event
+            with self._watches.joined(user, call.caller.session, stream):
+                await stream.granted()
+                while True:
+                    items = await stream.batch()
+                    token = self._token(stream)
+                    async for event in self._events(subscription, items, token):
+                        yield event
         finally:
-            self._hub.remove(stream.subscription)
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await watching
+            del self._streams[subscription.id]
+            self._hub.remove(subscription)
 
+    def _token(self, stream: Stream) -> str:
+        vector = stream.vector()
+        if vector is None:
+            return ""
+        subscription = stream.subscription
+        return resume.seal(self._box, subscription.user, resume.selectors_hash(subscription.selection), vector)
 
-class _Stream:
-    """What waits for one subscriber: first what was there already, then what changes."""
-
-    def __init__(self, hub: Hub, subscription: Subscription, *, snapshot: bool) -> None:
-        self.subscription = subscription
-        self._hub = hub
-        self._snapshot = snapshot
-        self._present: deque[tuple[str, ObservedChange] | str] = deque()
-        self._first = asyncio.Event()
-
-    def changed(self, grants: Grants) -> None:
-        """New rights, the first ones too."""
-        gained: list[Environment] | None = self._hub.regrant(self.subscription, grants)
-        if not self._first.is_set():
-            self._hub.add(self.subscription)
-            self._first.set()
-            gained = None
-        if self._snapshot and gained is None:
-            self._show(None, "")
-        elif gained:
-            for environment in gained:
-                self._show([environment], environment.name)
-
-    def _show(self, environments: list[Environment] | None, scope: str) -> None:
-        self._present.extend(self._hub.present(self.subscription, environments))
-        self._present.append(scope)
-        self.subscription.queue.wake()
-
-    async def granted(self, watching: asyncio.Task[None]) -> None:
-        """Waits for the first rights; raises what ended the watch."""
-        first = asyncio.create_task(self._first.wait(), name="first grants")
-        try:
-            await asyncio.wait({first, watching}, return_when=asyncio.FIRST_COMPLETED, timeout=FIRST_GRANTS_SECONDS)
-            if watching.done():
-                watching.result()
-            if not first.done():
-                raise GrantsSilent("rights cannot be confirmed now; try again")
-        finally:
-            first.cancel()
-
-    def resume(self, vector: resume.Vector | None) -> None:
-        """Puts what was missed since a vector into the queue, or RESYNC when that cannot be known."""
-        missed = None if vector is None else self._hub.view.since(vector)
-        if missed is None:
-            self.subscription.queue.resync("", "RESUME_EXPIRED")
+    async def _events(self, subscription: Subscription, items: list[Item], token: str) -> AsyncIterator[Event]:
+        """The events of a batch, each looked at once more when rights changed while it was on its way."""
+        if not items:
+            yield _sent(Event(kind=Event.HEARTBEAT, subscription=f"subscriptions/{subscription.id}", resume_token=token))
             return
-        for seen in missed:
-            self._hub.send(self.subscription, seen.cluster_uid, seen.change)
+        pairs = [(item, self._event(item)) for item in items]
+        if self._bodies is not None:
+            await self._bodies.add(subscription.user, pairs)
+        pairs[-1][1].resume_token = token
+        for item, event in pairs:
+            if item.place is None or subscription.grants.sees(item.place):
+                yield _sent(event)
 
-    async def next(self, watching: asyncio.Task[None]) -> list[Event]:
-        """The next events, at least one; raises what ended the watch of the rights."""
-        events = list(self._some_present())
-        if events:
-            return events
-        taking = asyncio.create_task(self.subscription.queue.take(HEARTBEAT_SECONDS), name="next events")
-        try:
-            await asyncio.wait({taking, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():
-                watching.result()
-            events = taking.result()
-        finally:
-            taking.cancel()
-        if not events and not self._present:
-            return [Event(kind=Event.HEARTBEAT)]
-        return events or await self.next(watching)
+    def _event(self, item: Item) -> Event:
+        event = Event()
+        event.CopyFrom(item.event)
+        if item.is_change:
+            event.change.verb = item.shown
+            event.freshness.CopyFrom(self._hub.freshness(item))
+        return event
 
-    def _some_present(self, most: int = 100) -> Iterator[Event]:
-        for _ in range(min(most, len(self._present))):
-            item = self._present.popleft()
-            if isinstance(item, str):
-                yield Event(kind=Event.SNAPSHOT_END, scope=item)
-                continue
-            event = self._hub.event(self.subscription, *item)
-            if event is not None:
-                yield event
+    async def UpdateSubscription(self, request: wire.UpdateSubscriptionRequest, call: Call) -> wire.UpdateSubscriptionResponse:
+        """Gives a stream of the caller's other selectors, on whichever replica it is."""
+        id_ = request.name.removeprefix("subscriptions/")
+        user = call.caller.id
+        if not self.update(user, id_, request) and not (self._peers and await self._peers.update(user, id_, request)):
+            raise NoSubscription(f"{request.name} is not open", {"resource_name": request.name})
+        return wire.UpdateSubscriptionResponse()
+
+    def update(self, user: str, id_: str, request: wire.UpdateSubscriptionRequest) -> bool:
+        """As UpdateSubscription, for a stream of this replica; whether it is one, and the user's."""
+        stream = self._streams.get(id_)
+        if stream is None or stream.subscription.user != user:
+            return False
+        stream.reselect(changed_selection(request), snapshot=request.snapshot)
+        return True
+
+
+def selection(request: wire.SubscribeRequest) -> Selection:
+    """What a request asks for."""
+    selectors = [_selector(s) for s in request.selectors]
+    if not selectors or request.scopes or request.resources or request.cluster:
+        selectors.append(Selector(tuple(request.scopes), resources(request.resources), request.cluster))
+    return Selection(() if request.no_changes else tuple(selectors), request.jobs, request.notices)
+
+
+def changed_selection(request: wire.UpdateSubscriptionRequest) -> Selection:
+    """What an update asks for."""
+    selectors = tuple(_selector(s) for s in request.selectors) or (Selector(),)
+    return Selection(() if request.no_changes else selectors, request.jobs, request.notices)
+
+
+def _selector(s: wire.Selector) -> Selector:
+    labels: Iterable[tuple[str, str]] = s.labels.items()
+    return Selector(tuple(s.scopes), resources(s.resources), s.cluster, s.namespace, s.object, frozenset(labels), s.bodies)
+
+
+def _sent(event: Event) -> Event:
+    event.send_time.FromDatetime(datetime.now(UTC))
+    return event

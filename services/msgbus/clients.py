@@ -29,7 +29,24 @@ class Gateway:
         stream: AsyncIterator[identity_pb2.WatchGrantsResponse] = self._access.WatchGrants(request)  # type: ignore[assignment] # an async generator
         return stream
 
-    async def clusters(self) -> dict[str, str]:
-        """Names of the clusters by uid."""
+    async def audiences(self, username: str) -> list[str]:
+        """Whose messages a user gets; NotFound for one who is disabled or gone."""
+        return list((await self._access.ListAudiences(identity_pb2.ListAudiencesRequest(username=username))).audiences)
+
+    async def interest(self, replica: str, wanted: Mapping[str, list[str]]) -> None:
+        """Reports what is watched here beyond the base set, by cluster uid."""
+        request = access_pb2.ReportInterestRequest(replica=replica)
+        for uid, resources in wanted.items():
+            request.clusters.add(cluster_uid=uid, resources=resources)
+        await self._clusters.ReportInterest(request, timeout=5)
+
+    async def kubernetes(self, cluster: str, username: str, path: str) -> tuple[int, bytes]:
+        """An API server's answer to a GET as a user: status and body."""
+        request = access_pb2.RequestKubernetesRequest(cluster=cluster, username=username, method="GET", path=path)
+        reply = await self._clusters.RequestKubernetes(request, timeout=5)
+        return reply.status, reply.body
+
+    async def clusters(self) -> list[access_pb2.ListLinksResponse.Link]:
+        """All clusters, with whether their agents are connected."""
         reply = await self._clusters.ListLinks(access_pb2.ListLinksRequest())
-        return {link.uid: link.cluster for link in reply.links}
+        return list(reply.links)

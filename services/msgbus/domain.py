@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from libs.faults import Exhausted, Unauthenticated, Unavailable
+from libs.faults import Exhausted, NotFound, Unauthenticated, Unavailable
+from libs.kube.observed import BASE
 
 Place = tuple[str, str]  # (cluster uid, namespace)
+Kind = tuple[str, str]  # (resource, group)
+BASE_KINDS: frozenset[Kind] = frozenset((kind.plural, kind.group) for kind in BASE)
+NEVER: Kind = ("secrets", "")  # not observed, whoever asks
 
 
 class TooManyStreams(Exhausted):
     """The user has as many subscriptions open as one replica allows."""
 
     reason = "TOO_MANY_STREAMS"
+
+
+class NoSubscription(NotFound):
+    """The stream is not open, or another user's."""
+
+    reason = "SUBSCRIPTION_NOT_FOUND"
 
 
 class SessionEnded(Unauthenticated):
@@ -51,11 +61,19 @@ class Grants:
         everything: all namespaces of all clusters.
         environments: by place; for a user with `everything` they only give names to places.
         job_scopes: names at and below which jobs may be seen.
+        audiences: whose messages the user gets.
+        changed: seconds since the epoch at which the gateway noticed the change; 0 when it did not say.
     """
 
     everything: bool = False
     environments: Mapping[Place, Environment] = field(default_factory=dict)
     job_scopes: frozenset[str] = frozenset()
+    audiences: frozenset[str] = frozenset()
+    changed: float = 0.0
+
+    def sees(self, place: Place) -> bool:
+        """Whether objects at a place may be seen."""
+        return self.everything or place in self.environments
 
     def sees_job(self, target: str) -> bool:
         """Whether a job on a target may be seen."""
@@ -64,34 +82,94 @@ class Grants:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """What a subscriber asked for.
+    """What a subscriber asked for; what is empty does not narrow.
 
     Attributes:
-        scopes: tenants, projects or environments; empty for all.
-        resources: (resource, group) pairs; empty for all.
-        cluster: `clusters/{cluster}`; empty for all.
+        scopes: tenants, projects or environments.
+        resources: kinds; empty for the base set.
+        cluster: `clusters/{cluster}`.
+        namespace: of the object.
+        object: its name.
+        labels: that it must carry.
+        bodies: whether its JSON is wanted.
     """
 
     scopes: tuple[str, ...] = ()
-    resources: frozenset[tuple[str, str]] = frozenset()
+    resources: frozenset[Kind] = frozenset()
     cluster: str = ""
+    namespace: str = ""
+    object: str = ""
+    labels: frozenset[tuple[str, str]] = frozenset()
+    bodies: bool = False
 
     def wants(self, environment: Environment) -> bool:
         """Whether an environment is asked for."""
-        if self.cluster and environment.cluster != self.cluster:
+        if (self.cluster and environment.cluster != self.cluster) or (self.namespace and environment.namespace != self.namespace):
             return False
-        return not self.scopes or any(environment.name == s or environment.name.startswith(s + "/") for s in self.scopes)
+        return self.in_scope(environment.name)
+
+    def in_scope(self, environment: str) -> bool:
+        """Whether the name of an environment, or `""` for none, lies in the scopes."""
+        return not self.scopes or any(environment == s or environment.startswith(s + "/") for s in self.scopes)
 
     def wants_kind(self, resource: str, group: str) -> bool:
         """Whether a kind is asked for."""
-        return not self.resources or (resource, group) in self.resources
+        return (resource, group) in (self.resources or BASE_KINDS)
+
+    def fits(self, cluster: str, namespace: str, name: str) -> bool:
+        """Whether an object's place and name are as asked."""
+        pairs = ((self.cluster, cluster), (self.namespace, namespace), (self.object, name))
+        return all(asked in ("", found) for asked, found in pairs)
+
+    def carries(self, labels: Mapping[str, str]) -> bool:
+        """Whether an object's labels are as asked."""
+        return all(labels.get(name) == value for name, value in self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """All that one stream asks for.
+
+    Attributes:
+        selectors: a change is sent when one of them picks it.
+        jobs: whether the progress of jobs is wanted.
+        notices: whether inbox messages and announcements are.
+    """
+
+    selectors: tuple[Selector, ...] = (Selector(),)
+    jobs: bool = False
+    notices: bool = False
+
+    def wants(self, environment: Environment) -> bool:
+        """Whether an environment is asked for."""
+        return any(s.wants(environment) for s in self.selectors)
+
+    @property
+    def beyond_scopes(self) -> bool:
+        """Whether something is asked for that no scope narrows."""
+        return any(not s.scopes for s in self.selectors)
+
+    @property
+    def named(self) -> frozenset[Kind]:
+        """Kinds named one by one."""
+        return frozenset(kind for s in self.selectors for kind in s.resources)
+
+    @property
+    def extra(self) -> frozenset[Kind]:
+        """Named kinds that agents observe only when asked."""
+        return self.named - BASE_KINDS - {NEVER}
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """All kinds that may come."""
+        return frozenset(kind for s in self.selectors for kind in (s.resources or BASE_KINDS))
 
     def lost(self, before: Grants, after: Grants) -> list[str]:
-        """Names of the environments that were seen before and are not any more."""
+        """Names of the environments that were seen before and are not any more; `""` for what lies outside of environments."""
         if after.everything:
             return []
-        gone = [e for place, e in before.environments.items() if place not in after.environments and self.wants(e)]
-        return sorted(e.name for e in gone)
+        gone = sorted(e.name for place, e in before.environments.items() if place not in after.environments and self.wants(e))
+        return ["", *gone] if before.everything and self.beyond_scopes else gone
 
     def gained(self, before: Grants, after: Grants) -> list[Environment]:
         """Environments that are seen now and were not before."""
@@ -100,7 +178,12 @@ class Selector:
         return [e for place, e in after.environments.items() if place not in before.environments and self.wants(e)]
 
 
-def resources(names: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """(resource, group) pairs of `deployments.apps` and `pods`."""
+def resources(names: Iterable[str]) -> frozenset[Kind]:
+    """Kinds of `deployments.apps` and `pods`."""
     pairs = (name.partition(".") for name in names)
     return frozenset((resource, group) for resource, _, group in pairs)
+
+
+def kind_keys(kinds: Iterable[Kind]) -> Iterator[str]:
+    """`{resource}..{group}`, as agents are asked for kinds, in the version that their API server prefers."""
+    return (f"{resource}..{group}" for resource, group in kinds)

@@ -5,9 +5,44 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
 
-from kubegems.messages.v1 import event_pb2
-from kubegems.messages.v1.event_pb2 import Event
+from prometheus_client import Counter
+
+from kubegems.messages.v1.event_pb2 import Change, Event, Freshness, Resync
+from services.msgbus.domain import Grants, Place
+
+DROPPED = Counter("kubegems_msgbus_dropped", "Events taken back from a subscriber's queue, by reason.", ["reason"])
+
+
+@dataclass(slots=True)
+class Item:
+    """One event that waits. `event` is shared by all who wait for it: never changed, copied when it is sent.
+
+    Attributes:
+        event: the event.
+        place: where the object is; None for what is no object's.
+        verb: in place of the event's own, where the subscriber knows less than others.
+        source: where it comes from.
+        bodies: whether the object's JSON is to be sent along.
+    """
+
+    event: Event
+    place: Place | None = None
+    verb: Any = None
+    source: Any = Freshness.LIVE
+    bodies: bool = False
+
+    @property
+    def shown(self) -> Any:
+        """The verb that the subscriber sees."""
+        return self.event.change.verb if self.verb is None else self.verb
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it tells of an object."""
+        return self.event.kind == Event.CHANGE
 
 
 class Queue:
@@ -18,60 +53,70 @@ class Queue:
     for them. Putting never waits: a frozen subscriber costs nobody else anything.
     """
 
+    __slots__ = ("_filled", "_size", "_waiting", "dropped")
+
     def __init__(self, size: int) -> None:
         self._size = size
-        self._waiting: OrderedDict[Hashable, Event] = OrderedDict()
+        self._waiting: OrderedDict[Hashable, Item] = OrderedDict()
         self._filled = asyncio.Event()
         self.dropped = 0
 
-    def put(self, key: Hashable, event: Event) -> None:
+    def put(self, key: Hashable, item: Item) -> None:
         """Adds an event; `key` is the object's identity."""
         replaced = self._waiting.pop(key, None)
-        if replaced is not None and _is_added(replaced) and not _is_deleted(event):
-            event.change.verb = event_pb2.Change.ADDED  # the subscriber has not heard of the object yet
+        if replaced is not None and item.is_change and replaced.shown == Change.ADDED and item.shown == Change.MODIFIED:
+            item.verb = Change.ADDED  # the subscriber has not heard of the object yet
         if len(self._waiting) >= self._size:
             self.resync("", "SLOW_SUBSCRIBER")
             return
-        self._waiting[key] = event
+        self._waiting[key] = item
         self._filled.set()
 
     def resync(self, scope: str, reason: str) -> None:
-        """Tells the subscriber to list a scope (`""`: all) again; what waits for all of it is dropped."""
+        """Tells the subscriber to list a scope (`""`: all) again; what waits for all of it is dropped, save news of its rights."""
         if not scope:
-            self.dropped += len(self._waiting)
-            self._waiting.clear()
-        self._waiting["resync", scope, reason] = Event(kind=Event.RESYNC, resync=event_pb2.Resync(scope=scope, reason=reason))
+            kept = [(k, i) for k, i in self._waiting.items() if i.event.kind in (Event.SCOPE_REVOKED, Event.SUBSCRIBED)]
+            dropped = len(self._waiting) - len(kept)
+            self.dropped += dropped
+            DROPPED.labels(reason).inc(dropped)
+            self._waiting = OrderedDict(kept)
+        self._waiting["resync", scope, reason] = Item(Event(kind=Event.RESYNC, resync=Resync(scope=scope, reason=reason)))
         self._filled.set()
 
-    def drop_scope(self, environment: str) -> None:
-        """Takes back what waits from an environment whose right was lost."""
-        for key in [key for key, event in self._waiting.items() if event.change.environment == environment]:
+    def revoke(self, grants: Grants) -> None:
+        """Takes back what waits from places that may not be seen any more."""
+        gone = [key for key, item in self._waiting.items() if item.place is not None and not grants.sees(item.place)]
+        DROPPED.labels("REVOKED").inc(len(gone))
+        for key in gone:
             del self._waiting[key]
 
     def wake(self) -> None:
-        """Lets `take` return although nothing waits here."""
+        """Lets `wait` return although nothing waits here."""
         self._filled.set()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def take(self, seconds: float) -> list[Event]:
-        """What waits, all at once; empty when nothing came in time."""
-        if not self._waiting:
-            self._filled.clear()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._filled.wait()
-            except TimeoutError:
-                return []
-        events = list(self._waiting.values())
+    def now(self) -> list[Item]:
+        """What waits, all at once, perhaps nothing."""
+        items = list(self._waiting.values())
         self._waiting.clear()
-        return events
+        self._filled.clear()
+        return items
 
+    async def wait(self, seconds: float) -> bool:
+        """Waits until something is here or `wake` is called; False when nothing came in time."""
+        if self._waiting:
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._filled.wait()
+        except TimeoutError:
+            return False
+        self._filled.clear()
+        return True
 
-def _is_added(event: Event) -> bool:
-    return event.kind == Event.CHANGE and event.change.verb == event_pb2.Change.ADDED
-
-
-def _is_deleted(event: Event) -> bool:
-    return event.kind == Event.CHANGE and event.change.verb == event_pb2.Change.DELETED
+    async def take(self, seconds: float) -> list[Item]:
+        """What waits, all at once; empty when nothing came in time."""
+        await self.wait(seconds)
+        return self.now()

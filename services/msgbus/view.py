@@ -1,140 +1,281 @@
 """The view: the newest known change of every object, per cluster, and the recent past for those who resume.
 
-Counters of a kind must rise by one within an epoch; a gap makes the kind stale until the agent lists it afresh
-(LISTING … LISTED). Deliveries come twice or late from a broker: an older or equal counter is dropped.
+Counters of a kind must rise by one within an epoch; a gap makes the kind stale until the agent has listed it afresh
+(LISTING … LISTED) without another gap in between. Watermarks find a gap at the very end, where no later change would
+tell of it. Deliveries come twice or late from a broker: an older or equal counter is dropped.
 """
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from kubegems.agent.v1 import events_pb2
-from kubegems.agent.v1.events_pb2 import ObservedChange
+from kubegems.agent.v1.events_pb2 import ObservedChange, Watermark
 
 Key = tuple[str, str, str, str]  # (group, resource, namespace, name)
 KindKey = tuple[str, str]  # (group, resource)
 RECENT = 20_000  # changes kept for those who resume; a longer absence gets RESYNC
+MOST_OBJECTS = 200_000  # of one cluster
+Vector = dict[str, list[str | int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A change as the view took it, and what the object was before."""
+
+    cluster_uid: str
+    change: ObservedChange
+    before: ObservedChange | None
 
 
 @dataclass(slots=True)
 class KindState:
-    """How far one kind of one cluster is."""
+    """How far one kind of one cluster is.
+
+    Attributes:
+        epoch: the agent's start.
+        counter: last change taken.
+        listing: keys listed so far while a list is under way.
+        stale: something is missing.
+        listed: a whole list was taken once.
+        floor: counters above it are all in `recent`.
+        keys: the kind's objects.
+        recent: changes, oldest first.
+        problem: why the agent cannot watch the kind.
+    """
 
     epoch: str = ""
     counter: int = 0
     listing: set[Key] | None = None
     stale: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A change of one cluster, as the view took it."""
-
-    cluster_uid: str
-    change: ObservedChange
+    listed: bool = False
+    floor: int = 0
+    keys: set[Key] = field(default_factory=set)
+    recent: deque[Seen] = field(default_factory=deque)
+    problem: str = ""
 
 
 @dataclass(slots=True)
 class Taken:
-    """What came of one message."""
+    """What came of one message.
 
-    changes: list[ObservedChange] = field(default_factory=list)
+    Attributes:
+        seen: what subscribers should be told of.
+        gap: something before it is missing.
+        full: the cluster has more objects than are kept.
+    """
+
+    seen: list[Seen] = field(default_factory=list)
     gap: bool = False
+    full: bool = False
+
+
+@dataclass(slots=True)
+class Marked:
+    """What came of a watermark: whether something is missing, and which kinds are not observed any more."""
+
+    gap: bool = False
+    gone: list[KindKey] = field(default_factory=list)
 
 
 class View:
     """All clusters' objects."""
 
-    def __init__(self) -> None:
-        self._objects: dict[str, dict[Key, ObservedChange]] = {}
-        self._kinds: dict[tuple[str, KindKey], KindState] = {}
-        self._recent: deque[Seen] = deque(maxlen=RECENT)
+    def __init__(self, *, most_objects: int = MOST_OBJECTS, recent: int = RECENT) -> None:
+        self._objects: dict[str, dict[str, dict[Key, ObservedChange]]] = {}  # cluster uid → namespace → objects
+        self._counts: dict[str, int] = {}
+        self._kinds: dict[str, dict[KindKey, KindState]] = {}
+        self._order: deque[KindState] = deque()
+        self._most_objects, self._most_recent = most_objects, recent
+        self._heard: dict[str, float] = {}
+        self._marked: set[str] = set()
+        self._full: set[str] = set()
+        self.version = 0
 
-    def take(self, cluster_uid: str, change: ObservedChange) -> Taken:
-        """Takes one message; what subscribers should see of it, and whether something before it is missing."""
-        state = self._kinds.setdefault((cluster_uid, (change.group, change.resource)), KindState())
+    def take(self, cluster_uid: str, change: ObservedChange, *, shown: bool = True) -> Taken:
+        """Takes one message in.
+
+        Args:
+            cluster_uid: whose.
+            change: the message.
+            shown: False for one whose content cannot be used: it counts, and no more.
+        """
+        state = self._kinds.setdefault(cluster_uid, {}).setdefault((change.group, change.resource), KindState())
+        self._heard[cluster_uid] = time.monotonic()
         taken = Taken()
         if change.epoch == state.epoch and change.counter <= state.counter:
             return taken
-        first = change.epoch != state.epoch
-        if change.verb != events_pb2.ObservedChange.LISTING and (first or change.counter != state.counter + 1) and not state.stale:
-            state.stale = taken.gap = True
+        if change.epoch != state.epoch or change.counter != state.counter + 1:
+            state.listing, state.floor = None, change.counter
+            if change.verb != ObservedChange.LISTING and not state.stale:
+                state.stale = taken.gap = True
         state.epoch, state.counter = change.epoch, change.counter
-        taken.changes = self._apply(cluster_uid, state, change)
-        for shown in taken.changes:
-            self._recent.append(Seen(cluster_uid, shown))
+        self.version += 1
+        taken.seen = self._apply(cluster_uid, state, change, taken) if shown else []
+        for seen in taken.seen:
+            self._remember(state, seen)
         return taken
 
-    def _apply(self, cluster_uid: str, state: KindState, change: ObservedChange) -> list[ObservedChange]:
-        objects = self._objects.setdefault(cluster_uid, {})
+    def _remember(self, state: KindState, seen: Seen) -> None:
+        state.recent.append(seen)
+        self._order.append(state)
+        if len(self._order) > self._most_recent:
+            oldest = self._order.popleft()
+            if oldest.recent:
+                oldest.floor = max(oldest.floor, oldest.recent.popleft().change.counter)
+
+    def _apply(self, uid: str, state: KindState, change: ObservedChange, taken: Taken) -> list[Seen]:
         if change.verb == ObservedChange.LISTING:
             state.listing = set()
             return []
         if change.verb == ObservedChange.LISTED:
-            return self._end_listing(objects, state, change)
+            return self._end_listing(uid, state, change)
         key = (change.group, change.resource, change.namespace, change.name)
         if change.verb == ObservedChange.DELETED:
             if state.listing is not None:
                 state.listing.discard(key)
-            return [change] if objects.pop(key, None) is not None else []
+            known = self._pop(uid, state, key)
+            return [Seen(uid, change, known)] if known is not None else []
         if state.listing is not None:
             state.listing.add(key)
-        known = objects.get(key)
-        objects[key] = change
+        return self._put(uid, state, key, change, taken)
+
+    def _put(self, uid: str, state: KindState, key: Key, change: ObservedChange, taken: Taken) -> list[Seen]:
+        place = self._objects.setdefault(uid, {}).setdefault(change.namespace, {})
+        known = place.get(key)
+        if known is None:
+            if self._counts.get(uid, 0) >= self._most_objects:
+                taken.full = uid not in self._full
+                self._full.add(uid)
+                return []
+            self._counts[uid] = self._counts.get(uid, 0) + 1
+            state.keys.add(key)
+        place[key] = change
         if known is not None and known.uid == change.uid and known.resource_version == change.resource_version:
             return []
-        return [change]
+        return [Seen(uid, change, known)]
 
-    def _end_listing(self, objects: dict[Key, ObservedChange], state: KindState, end: ObservedChange) -> list[ObservedChange]:
+    def _pop(self, uid: str, state: KindState, key: Key) -> ObservedChange | None:
+        place = self._objects.get(uid, {}).get(key[2], {})
+        known = place.pop(key, None)
+        if known is not None:
+            state.keys.discard(key)
+            self._counts[uid] -= 1
+            self._full.discard(uid)
+            if not place:
+                self._objects[uid].pop(key[2], None)
+        return known
+
+    def _end_listing(self, uid: str, state: KindState, end: ObservedChange) -> list[Seen]:
         listed, state.listing = state.listing, None
         if listed is None:
-            return []  # the beginning was lost; the kind stays stale until the next list
-        state.stale = False
-        gone = [key for key in objects if key[:2] == (end.group, end.resource) and key not in listed]
-        return [_deleted(objects.pop(key), end) for key in gone]
+            return []  # part of the list was lost; the kind stays stale until the next one
+        state.stale, state.listed = False, True
+        gone = [known for key in state.keys - listed if (known := self._pop(uid, state, key)) is not None]
+        return [Seen(uid, _deleted(known, end), known) for known in gone]
+
+    def mark(self, cluster_uid: str, mark: Watermark, *, fresh: bool = True) -> Marked:
+        """Takes a watermark: what the agent has published and we have not read is missing. With a `fresh` one we have read all there is."""
+        kinds = self._kinds.setdefault(cluster_uid, {})
+        self._heard[cluster_uid] = time.monotonic()
+        if fresh:
+            self._marked.add(cluster_uid)
+        marked, named = Marked(), set()
+        for m in mark.marks:
+            key = (m.group, m.resource)
+            named.add(key)
+            state = kinds.setdefault(key, KindState())
+            state.problem = m.problem
+            if m.counter and (state.epoch != mark.epoch or state.counter < m.counter):
+                marked.gap = marked.gap or not state.stale
+                state.stale, state.listing = True, None
+                state.epoch, state.counter, state.floor = mark.epoch, m.counter, m.counter
+        for key in set(kinds) - named:
+            self._forget_kind(cluster_uid, key)
+            marked.gone.append(key)
+        self.version += bool(marked.gap or marked.gone)
+        return marked
+
+    def _forget_kind(self, uid: str, kind: KindKey) -> None:
+        state = self._kinds[uid].pop(kind)
+        for key in list(state.keys):
+            self._pop(uid, state, key)
+        state.recent.clear()
 
     def objects(self, cluster_uid: str, namespace: str | None = None) -> Iterator[ObservedChange]:
         """What is there now, in a namespace or in the whole cluster."""
-        for key, change in self._objects.get(cluster_uid, {}).items():
-            if namespace is None or key[2] == namespace:
-                yield change
+        places = self._objects.get(cluster_uid, {})
+        for place in places.values() if namespace is None else (places.get(namespace, {}),):
+            yield from place.values()
 
     def clusters(self) -> list[str]:
         """Uids of the clusters that were heard of."""
-        return list(self._objects)
+        return list(self._kinds)
+
+    def count(self, cluster_uid: str) -> int:
+        """How many objects of a cluster are known."""
+        return self._counts.get(cluster_uid, 0)
+
+    def stale(self, cluster_uid: str) -> bool:
+        """Whether something of a cluster is missing that a list must heal."""
+        return any(state.stale for state in self._kinds.get(cluster_uid, {}).values())
+
+    def marked(self, cluster_uid: str) -> bool:
+        """Whether the cluster's own account of what there is has been read once."""
+        return cluster_uid in self._marked
+
+    def listed(self, cluster_uid: str, kind: KindKey) -> bool:
+        """Whether a kind of a cluster is whole."""
+        state = self._kinds.get(cluster_uid, {}).get(kind)
+        return state is not None and state.listed and not state.stale
+
+    def problem(self, cluster_uid: str, kind: KindKey) -> str:
+        """Why the agent cannot watch a kind; empty when it can, or has not said."""
+        state = self._kinds.get(cluster_uid, {}).get(kind)
+        return state.problem if state is not None else ""
+
+    def age(self, cluster_uid: str) -> float | None:
+        """Seconds since a cluster was heard of; None for never."""
+        heard = self._heard.get(cluster_uid)
+        return None if heard is None else time.monotonic() - heard
 
     def forget(self, cluster_uid: str) -> None:
         """Drops a cluster that was removed."""
+        for state in self._kinds.pop(cluster_uid, {}).values():
+            state.recent.clear()
         self._objects.pop(cluster_uid, None)
-        for key in [key for key in self._kinds if key[0] == cluster_uid]:
-            del self._kinds[key]
+        self._counts.pop(cluster_uid, None)
+        self._heard.pop(cluster_uid, None)
+        self._marked.discard(cluster_uid)
+        self._full.discard(cluster_uid)
 
-    def vector(self) -> dict[str, list[str | int]]:
-        """How far every kind is: `{cluster/group/resource: [epoch, counter]}`."""
-        return {f"{uid}/{group}/{resource}": [state.epoch, state.counter] for (uid, (group, resource)), state in self._kinds.items()}
+    def vector(self, wanted: Callable[[str, KindKey], bool] = lambda _uid, _kind: True) -> Vector:
+        """How far every wanted kind is: `{cluster/group/resource: [epoch, counter]}`."""
+        return {
+            f"{uid}/{group}/{resource}": [state.epoch, state.counter]
+            for uid, kinds in self._kinds.items()
+            for (group, resource), state in kinds.items()
+            if state.epoch and wanted(uid, (group, resource))
+        }
 
-    def since(self, vector: dict[str, list[str | int]]) -> list[Seen] | None:
-        """The changes after a vector, or None when the recent past does not reach back so far."""
-        missing = []
-        oldest: dict[str, int] = {}
-        for seen in self._recent:
-            name = f"{seen.cluster_uid}/{seen.change.group}/{seen.change.resource}"
-            epoch, counter = vector.get(name, ["", 0])
-            if seen.change.epoch != epoch:
-                return None
-            oldest.setdefault(name, seen.change.counter)
-            if seen.change.counter > int(counter):
-                missing.append(seen)
-        for name, (epoch, counter) in self.vector().items():
-            then_epoch, then_counter = vector.get(name, ["", 0])
-            if epoch != then_epoch:
-                return None
-            covered = oldest.get(name, int(counter) + 1) <= int(then_counter) + 1
-            if int(counter) > int(then_counter) and not covered:
-                return None
-        return missing
+    def since(self, vector: Vector, wanted: Callable[[str, KindKey], bool] = lambda _uid, _kind: True) -> tuple[list[Seen], set[str]]:
+        """The changes after a vector, and the uids of the clusters whose past does not reach back so far."""
+        missed: list[Seen] = []
+        lost = {uid for uid in (name.split("/", 1)[0] for name in vector) if uid not in self._kinds}
+        for uid, kinds in self._kinds.items():
+            for (group, resource), state in kinds.items():
+                if not state.epoch or not wanted(uid, (group, resource)):
+                    continue
+                epoch, counter = vector.get(f"{uid}/{group}/{resource}", ["", 0])
+                if state.stale or state.epoch != epoch or (state.counter > int(counter) and int(counter) < state.floor):
+                    lost.add(uid)
+                elif state.counter > int(counter):
+                    start = bisect_right(state.recent, int(counter), key=lambda seen: seen.change.counter)
+                    missed += [state.recent[i] for i in range(start, len(state.recent))]
+        return [seen for seen in missed if seen.cluster_uid not in lost], lost
 
 
 def _deleted(change: ObservedChange, end: ObservedChange) -> ObservedChange:

@@ -34,6 +34,7 @@ class Feed:
         self.resource = resource
         self.waiting = asyncio.Event()
         self.relists = 0
+        self.published = 0  # counter of the last message that the broker has
         self._store = store
         self._epoch = epoch
         self._limit = limit
@@ -101,6 +102,8 @@ class Feed:
 
     def done(self) -> None:
         """What was taken out is published, in order."""
+        if self._out:
+            self.published = self._out[-1].counter
         self._out = []
         if self._snapshot is None and not self._pending and not (self._listing and self._listed):
             self.waiting.clear()

@@ -56,7 +56,7 @@ class Interest:
         """Asks once, and observes what is wanted."""
         reply = await self._link.call(FETCH, wire.FetchInterestRequest(), timeout=_SECONDS)
         wanted: set[Resource] = set()
-        for key in sorted(set(reply.resources))[:_MOST]:
+        for key in list(dict.fromkeys(reply.resources))[:_MOST]:  # the most wanted first
             kind = await self._kind(key)
             if kind is not None and kind not in BASE and kind.plural != SECRETS.plural:
                 wanted.add(kind)
@@ -67,12 +67,36 @@ class Interest:
             self._observation.start(kind)
 
     async def _kind(self, key: str) -> Resource | None:
-        """What the API server says of `{resource}.{version}.{group}`; None when it does not serve it."""
+        """What the API server says of `{resource}.{version}.{group}`, the version perhaps empty; None when it does not serve it."""
         known = next((kind for kind in (*BASE, *self._observation.kinds) if kind.key == key), None)
         plural, _, rest = key.partition(".")
         version, _, group = rest.partition(".")
-        if known is not None or not (plural and version):
+        if known is not None or not plural:
             return known
+        if not version:
+            return await self._preferred(plural, group)
+        return await self._served(plural, version, group)
+
+    async def _preferred(self, plural: str, group: str) -> Resource | None:
+        """The kind in the version that the API server prefers."""
+        known = next((kind for kind in (*BASE, *self._observation.kinds) if (kind.plural, kind.group) == (plural, group)), None)
+        if known is not None:
+            return known
+        if not group:
+            return await self._served(plural, "v1", "")
+        try:
+            found = await self._client.get_path(f"/apis/{group}")
+        except (NotFound, ValueError):
+            return None
+        preferred = str((found.get("preferredVersion") or {}).get("version") or "")
+        versions = [str(v.get("version")) for v in found.get("versions") or []]
+        for version in dict.fromkeys(filter(None, [preferred, *versions])):
+            kind = await self._served(plural, version, group)
+            if kind is not None:
+                return kind
+        return None
+
+    async def _served(self, plural: str, version: str, group: str) -> Resource | None:
         probe = Resource(group, version, "", "")
         try:
             listed = await self._client.get_path(probe.path().rstrip("/"))

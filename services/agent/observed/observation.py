@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from kubegems.agent.v1 import events_pb2
 from libs.kube import Reflector, Resource
 from services.agent.observed.feed import Feed
 from services.agent.observed.observer import Observer
@@ -27,7 +28,7 @@ class Observation:
 
     def __init__(self, observer: Observer, publisher: Publisher, *, spawn: Spawn, epoch: str, limit: int) -> None:
         self._observer = observer
-        self._publisher = publisher
+        self.publisher = publisher
         self._spawn = spawn
         self._epoch = epoch
         self._limit = limit
@@ -50,7 +51,7 @@ class Observation:
         self._observer.listen(kind, feed.take)
         self._tasks[kind] = [
             self._spawn(f"observe {kind.key}", reflector.run()),
-            self._spawn(f"publish {kind.key}", self._publisher.run(feed)),
+            self._spawn(f"publish {kind.key}", self.publisher.run(feed)),
         ]
         return reflector
 
@@ -59,6 +60,16 @@ class Observation:
         for task in self._tasks.pop(kind, ()):
             task.cancel()
         self._observer.remove(kind)
+
+    def watermark(self) -> events_pb2.Watermark:
+        """How far each kind is published, so that a reader knows when it has missed the last of it."""
+        mark = events_pb2.Watermark(epoch=self._epoch)
+        for kind in self._tasks:
+            problem = self._observer.reflectors[kind].problem
+            mark.marks.add(
+                group=kind.group, resource=kind.plural, counter=self._feeds[kind].published, problem=problem.reason[:64] if problem else ""
+            )
+        return mark
 
     def relist(self) -> None:
         """Lists every kind afresh: some reader has missed something."""

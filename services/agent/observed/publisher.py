@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -17,8 +19,10 @@ from libs.faults import Fault
 from services.agent.observed.feed import Feed, stamped
 
 _log = log.get(__name__)
+WATERMARK_SECONDS = 3.0
 _WINDOW = 64  # messages under way at once; the broker keeps their order, and no object is twice among them
 _FIRST_DELAY = 0.2
+_BYTES = 1024.0 * 1024
 _MAX_DELAY = 10.0
 
 
@@ -52,11 +56,20 @@ class Publisher:
     """Publishes a cluster's feeds on `gems.cluster.{uid}.…`."""
 
     def __init__(
-        self, bus: Bus, *, cluster_uid: str, rate: Rate, clock: Clock, registry: CollectorRegistry = REGISTRY, max_delay: float = _MAX_DELAY
+        self,
+        bus: Bus,
+        *,
+        cluster_uid: str,
+        rate: Rate,
+        clock: Clock,
+        registry: CollectorRegistry = REGISTRY,
+        max_delay: float = _MAX_DELAY,
+        size: Rate | None = None,
     ) -> None:
         self._bus = bus
         self._uid = cluster_uid
         self._rate = rate
+        self._size = size or Rate(_BYTES)
         self._clock = clock
         self._max_delay = max_delay
         self._published = Counter("kubegems_agent_observed_published", "Observed changes published.", ["resource"], registry=registry)
@@ -73,6 +86,7 @@ class Publisher:
             relists.set(feed.relists)
             waiting.set(len(feed))
             await self._rate.take(len(messages))
+            await self._size.take(sum(message.ByteSize() for message in messages))
             await self._send(messages)
             feed.done()
             published.inc(len(messages))
@@ -95,6 +109,15 @@ class Publisher:
                 _log.warning("observed.not_published", reason=error.reason, problem=error.message)
             ceiling = min(self._max_delay, _FIRST_DELAY * 2 ** min(failures, 16))
             await asyncio.sleep(random.uniform(ceiling / 2, ceiling))  # noqa: S311 -- jitter
+
+    async def watermarks(self, watermark: Callable[[], events_pb2.Watermark], every: float = WATERMARK_SECONDS) -> None:
+        """Tells every few seconds how far each kind is published, for ever: what a broker forgot at the very end shows by that alone."""
+        while True:
+            await asyncio.sleep(every * random.uniform(0.9, 1.1))  # noqa: S311 -- jitter
+            message = watermark()
+            message.time.FromDatetime(self._clock.now())
+            with contextlib.suppress(Fault):  # the next one says as much
+                await self._bus.publish(subjects.watermark(self._uid), message, id="")
 
     async def _one(self, message: events_pb2.ObservedChange) -> None:
         subject = subjects.observed(self._uid, message.group, message.version, message.resource, message.namespace)

@@ -45,8 +45,11 @@ class Open:
         self.events = cast("AsyncGenerator[Event, None]", events)
 
     async def next(self) -> Event:
+        """The next event that is not only the stream's name."""
         async with asyncio.timeout(8):
-            return await anext(self.events)
+            while (event := await anext(self.events)).kind == Event.SUBSCRIBED:
+                self.name = event.subscription
+            return event
 
     async def close(self) -> None:
         await self.events.aclose()

@@ -40,7 +40,7 @@ def test_a_listing_replaces_what_was_known() -> None:
     view = View()
     for c in listing(1, "a", "b"):
         view.take(CLUSTER, c)
-    shown = [t for c in listing(5, "b") for t in view.take(CLUSTER, c).changes]
+    shown = [t.change for c in listing(5, "b") for t in view.take(CLUSTER, c).seen]
     assert names(view) == {"b"}
     assert [(t.verb, t.name) for t in shown] == [(ObservedChange.DELETED, "a")]
 
@@ -50,9 +50,9 @@ def test_doubled_and_late_messages_change_nothing() -> None:
     view = View()
     for c in listing(1, "a"):
         view.take(CLUSTER, c)
-    assert view.take(CLUSTER, change(4, "a", version="new")).changes
-    assert not view.take(CLUSTER, change(4, "a", version="new")).changes
-    assert not view.take(CLUSTER, change(2, "ghost")).changes
+    assert view.take(CLUSTER, change(4, "a", version="new")).seen
+    assert not view.take(CLUSTER, change(4, "a", version="new")).seen
+    assert not view.take(CLUSTER, change(2, "ghost")).seen
     assert names(view) == {"a"}
 
 
@@ -85,11 +85,11 @@ def test_resuming_gives_exactly_what_was_missed_or_says_that_it_cannot() -> None
     vector = view.vector()
     for counter in (4, 5):
         view.take(CLUSTER, change(counter, f"n{counter}"))
-    missed = view.since(vector)
-    assert missed is not None
-    assert [s.change.name for s in missed] == ["n4", "n5"]
-    assert view.since(view.vector()) == []
-    assert view.since({f"{CLUSTER}//pods": ["other", 5]}) is None
+    missed, lost = view.since(vector)
+    assert ([s.change.name for s in missed], lost) == (["n4", "n5"], set())
+    assert view.since(view.vector()) == ([], set())
+    assert view.since({f"{CLUSTER}//pods": ["other", 5]}) == ([], {CLUSTER})
+    assert view.since({"elsewhere//pods": ["e1", 5], **view.vector()}) == ([], {"elsewhere"})
 
 
 def test_any_losses_end_in_the_clusters_list() -> None:

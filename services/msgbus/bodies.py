@@ -1,0 +1,65 @@
+"""Bodies: the JSON of changed objects, read from the cluster as the subscriber, only for those who ask."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import orjson
+
+from kubegems.messages.v1.event_pb2 import Change, Event
+from libs.faults import Fault
+from services.msgbus.subscriber import Item
+
+MOST_BYTES = 256 * 1024
+_AT_ONCE = 16
+_SECONDS = 5.0
+_OK, _FORBIDDEN, _NOT_FOUND = 200, 403, 404
+Ask = Callable[[str, str, str], Awaitable[tuple[int, bytes]]]
+
+
+class Bodies:
+    """Fetches bodies for events that are about to be sent.
+
+    Args:
+        ask: cluster name, user and path to (HTTP status, body), as ClusterAccessService.RequestKubernetes gives them.
+    """
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def add(self, user: str, pairs: Sequence[tuple[Item, Event]]) -> None:
+        """Puts bodies into the events of items that want them."""
+        wanted = [event.change for item, event in pairs if item.bodies and event.change.verb != Change.DELETED]
+        if wanted:
+            await asyncio.gather(*(self._one(user, change) for change in wanted))
+
+    async def _one(self, user: str, change: Change) -> None:
+        try:
+            async with self._slots, asyncio.timeout(_SECONDS):
+                status, body = await self._ask(change.cluster, user, path(change))
+        except (Fault, TimeoutError):
+            change.body_missing = "UNAVAILABLE"
+            return
+        if status == _OK and len(body) <= MOST_BYTES:
+            change.body = _lean(body)
+        else:
+            change.body_missing = {_OK: "TOO_LARGE", _FORBIDDEN: "FORBIDDEN", _NOT_FOUND: "NOT_FOUND"}.get(status, "UNAVAILABLE")
+
+
+def path(change: Change) -> str:
+    """Where the object is in its API server; its names were found harmless when the change was taken."""
+    root = f"/apis/{change.group}/{change.version}" if change.group else f"/api/{change.version}"
+    place = f"/namespaces/{change.namespace}" if change.namespace else ""
+    return f"{root}{place}/{change.resource}/{change.object}"
+
+
+def _lean(body: bytes) -> bytes:
+    """The object without its field ownership records, which are half of it."""
+    try:
+        found = orjson.loads(body)
+        found.get("metadata", {}).pop("managedFields", None)
+        return orjson.dumps(found)
+    except (orjson.JSONDecodeError, AttributeError):
+        return body

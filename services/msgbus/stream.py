@@ -1,0 +1,167 @@
+"""One subscriber's stream: first what was there already, then what changes, and when a resume token may be given."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kubegems.messages.v1.event_pb2 import Event, Freshness, Resync
+from libs.faults import Fault
+from services.msgbus import resume
+from services.msgbus.domain import Environment, Grants, GrantsSilent, Selection
+from services.msgbus.hub import Hub, Subscription
+from services.msgbus.subscriber import Item
+from services.msgbus.view import Seen
+
+HEARTBEAT_SECONDS = 10.0  # at least every 15 s, says the contract
+FIRST_GRANTS_SECONDS = 5.0
+KINDS_SECONDS = 10.0  # that a snapshot waits for a kind which the agent begins to observe only now
+TOKEN_SECONDS = 2.0  # between two resume tokens of a busy stream: what came after the last one comes twice, which is harmless
+_BATCH = 100
+
+
+@dataclass(slots=True)
+class _End:
+    """Where a snapshot ends: told when the kinds asked for by name are whole, or when waiting is of no use."""
+
+    scope: str
+    deadline: float
+
+
+_Present = tuple[Seen, int] | _End | Item
+
+
+class Stream:
+    """What waits for one subscriber. Its methods never wait, save `granted` and `batch`."""
+
+    def __init__(self, hub: Hub, subscription: Subscription, *, snapshot: bool, vector: resume.Vector | None, resumed: bool) -> None:
+        self.subscription = subscription
+        self._hub = hub
+        self._snapshot, self._vector, self._resumed = snapshot, vector, resumed
+        self._present: deque[_Present] = deque()
+        self._first = asyncio.Event()
+        self._fault: Fault | None = None
+        self._token_at = -math.inf
+
+    def changed(self, grants: Grants) -> None:
+        """New rights, the first ones too."""
+        gained = self._hub.regrant(self.subscription, grants)
+        if self._first.is_set():
+            for environment in gained:
+                self._show([environment], environment.name)
+            return
+        self._hub.add(self.subscription)
+        self._first.set()
+        self._told()
+        lost = self._replay() if self._resumed else False
+        if self._snapshot and (lost or not self._resumed):
+            self._show(None, "")
+
+    def ended(self, fault: Fault) -> None:
+        """There are no rights any more."""
+        self._fault = fault
+        self._first.set()
+        self.subscription.queue.wake()
+
+    def reselect(self, selection: Selection, *, snapshot: bool) -> None:
+        """Serves other selectors from here on."""
+        self._present.extend(self.subscription.queue.now())
+        self._hub.reselect(self.subscription, selection)
+        self._told()
+        if snapshot:
+            self._show(None, "")
+        self.subscription.queue.wake()
+
+    def _told(self) -> None:
+        self._present.append(Item(Event(kind=Event.SUBSCRIBED, subscription=f"subscriptions/{self.subscription.id}")))
+
+    def _show(self, environments: Iterable[Environment] | None, scope: str) -> None:
+        """What is there now goes behind what waits already: an older change must not follow a newer state."""
+        self._present.extend(self.subscription.queue.now())
+        self._present.extend((seen, Freshness.SNAPSHOT) for seen in self._hub.present(self.subscription, environments))
+        self._present.append(_End(scope, asyncio.get_running_loop().time() + KINDS_SECONDS))
+        self.subscription.queue.wake()
+
+    def _replay(self) -> bool:
+        """What was missed since the vector, or RESYNC where that cannot be known; whether there was any such."""
+        if self._vector is None:
+            self._resync("")
+            return True
+        missed, lost = self._hub.view.since(self._vector, self.subscription.wanted)
+        self._present.extend((seen, Freshness.REPLAY) for seen in missed)
+        for uid in sorted(lost):
+            self._resync(self._hub.clusters.get(uid, ""))
+        return bool(lost)
+
+    def _resync(self, scope: str) -> None:
+        self._present.append(Item(Event(kind=Event.RESYNC, resync=Resync(scope=scope, reason="RESUME_EXPIRED"))))
+
+    async def granted(self) -> None:
+        """Waits for the first rights; raises what keeps them away."""
+        try:
+            async with asyncio.timeout(FIRST_GRANTS_SECONDS):
+                await self._first.wait()
+        except TimeoutError as error:
+            raise GrantsSilent("rights cannot be confirmed now; try again") from error
+        self._check()
+
+    def _check(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    async def batch(self) -> list[Item]:
+        """The next events; none after a while of silence. Raises what ended the rights."""
+        deadline = asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
+        while True:
+            self._check()
+            items = list(self._some_present()) or self.subscription.queue.now()
+            if items:
+                return items
+            now = asyncio.get_running_loop().time()
+            if now >= deadline:
+                return []
+            soon = 0.25 if self._present else deadline - now
+            await self.subscription.queue.wait(min(soon, deadline - now))
+
+    def _some_present(self) -> Iterator[Item]:
+        for _ in range(min(_BATCH, len(self._present))):
+            item = self._present[0]
+            if isinstance(item, _End):
+                yield from self.subscription.queue.now()
+                if not self._over(item):
+                    return
+                self._present.popleft()
+                yield from self._ends(item)
+                continue
+            self._present.popleft()
+            if isinstance(item, Item):
+                if item.place is None or self.subscription.grants.sees(item.place):
+                    yield item
+                continue
+            seen, source = item
+            made = self._hub.item(self.subscription, seen)
+            if made is not None:
+                made.source = source
+                yield made
+
+    def _over(self, end: _End) -> bool:
+        missing = self._hub.missing(self.subscription)
+        late = asyncio.get_running_loop().time() >= end.deadline
+        return late or all(self._hub.hopeless(self.subscription, uid) for uid in missing)
+
+    def _ends(self, end: _End) -> Iterator[Item]:
+        for uid in self._hub.missing(self.subscription):
+            scope = self._hub.clusters.get(uid, "")
+            yield Item(Event(kind=Event.RESYNC, resync=Resync(scope=scope, reason="NOT_OBSERVED")))
+        yield Item(Event(kind=Event.SNAPSHOT_END, scope=end.scope))
+
+    def vector(self) -> resume.Vector | None:
+        """How far the subscriber is, if all up to here was taken out and the last token is old enough; call it right after `batch`."""
+        now = asyncio.get_running_loop().time()
+        if self._present or len(self.subscription.queue) or now - self._token_at < TOKEN_SECONDS:
+            return None
+        self._token_at = now
+        return self._hub.view.vector(self.subscription.wanted)

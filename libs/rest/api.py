@@ -8,22 +8,23 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from libs import log
 from libs.clock import new_id
-from libs.faults import Fault, Invalid, Violation
-from libs.rest import errors, paths
-from libs.rest.binding import HTTP_BODY, Binding, bindings
-from libs.rest.encode import to_json
+from libs.faults import Fault, Internal, Invalid
+from libs.rest import compress, errors, headers, paths
+from libs.rest.binding import ANY_METHOD, HTTP_BODY, Binding, bindings
+from libs.rest.body import Body
+from libs.rest.cors import Cors
 from libs.rest.errors import HttpFault
+from libs.rest.headers import JSON, NDJSON, SSE
 from libs.rest.template import Routes
+from libs.rpc import sizes, uploads
 from libs.rpc.call import Call, Method
 from libs.rpc.listeners import public
 from libs.rpc.pipeline import Pipeline
 
-JSON = "application/json"
-SSE = "text/event-stream"
-NDJSON = "application/x-ndjson"
-_MAX_KEY = 64
-_KEPT = ("idempotency-key",)
+__all__ = ["JSON", "NDJSON", "SSE", "Answer", "Api", "Request"]
+_log = log.get("libs.rest")
 
 
 @dataclass(slots=True)
@@ -35,21 +36,24 @@ class Request:
         target: raw path and query, as they came.
         headers: by lower-case name; a name that came twice is in `doubled`.
         doubled: names that came more than once.
-        body: the whole body.
+        body: what comes behind the headers, read only when the caller is let in; None for nothing.
         address: the client's address.
     """
 
     method: str
     target: str
     headers: Mapping[str, str]
-    body: bytes = b""
+    body: Body | None = None
     address: str = ""
     doubled: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class Answer:
-    """One answer; with `items` its body is a stream in the form that `content_type` says."""
+    """One answer; with `items` its body is a stream: events in the form that `content_type` says, or with `raw` bytes.
+
+    Of a raw stream the content type is that of its first item.
+    """
 
     status: int
     content_type: str
@@ -57,6 +61,8 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     items: AsyncGenerator[Any, None] | None = None
     method: Method | None = None
+    binding: Binding | None = None
+    raw: bool = False
 
 
 class Api:
@@ -65,139 +71,133 @@ class Api:
     Args:
         pipeline: runs the calls.
         methods: which of its methods are bound; internal ones are left out in any case.
+        cors: which other origins' pages may call; none by default.
     """
 
-    def __init__(self, pipeline: Pipeline, methods: Iterable[Method] | None = None) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, methods: Iterable[Method] | None = None, *, cors: Cors | None = None) -> None:
+        self._pipeline, self._cors = pipeline, cors or Cors()
         self._routes: Routes[Binding] = Routes()
+        self._compressible: set[str] = set()
         for method in public(pipeline.methods if methods is None else methods):
+            if sizes.compressible(method):
+                self._compressible.add(method.path)
             for binding in bindings(method):
                 self._routes.add(binding.http_method, binding.template, binding)
 
     async def answer(self, request: Request) -> Answer:
         """Answers a request; streams are begun by whoever iterates `items`. Never raises a Fault."""
         request_id = new_id().hex
-        headers = {"kubegems-request-id": request_id}
+        sent = {"kubegems-request-id": request_id}
+        if self._cors:
+            sent |= self._cors.headers(request.headers.get("origin", ""))
         try:
-            return await self._answer(request, request_id, headers)
+            return await self._answer(request, request_id, sent)
         except Fault as fault:
             status, more, body = errors.answer(fault)
-            return Answer(status, JSON, body, headers | more)
+            return Answer(status, JSON, body, sent | more)
 
-    async def _answer(self, request: Request, request_id: str, headers: dict[str, str]) -> Answer:
-        binding, segments, pairs = self._find(request)
-        method = binding.method
-        form = _form(method, request.headers.get("accept", ""))
-        _check(request, binding)
-        call = _call(method, request, request_id)
-        call.response_headers = headers
-
-        def message() -> Message:
-            read = binding.request(segments, pairs, request.body, request.headers.get("content-type", ""))
-            _preconditions(read, call, request.headers, binding.body)
-            return read
-
-        if method.streams:
-            headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return Answer(200, form, headers=headers, items=self._pipeline.stream(call, message, announce=True), method=method)
-        reply = await self._pipeline.unary(call, message)
-        if isinstance(reply, bytes):
-            reply = method.response_class.FromString(reply)
-        return _reply(reply, headers, request.headers.get("if-none-match", "") if request.method in ("GET", "HEAD") else "")
-
-    def _find(self, request: Request) -> tuple[Binding, list[str], list[tuple[str, str]]]:
+    async def _answer(self, request: Request, request_id: str, sent: dict[str, str]) -> Answer:
         segments, pairs = paths.split(request.target)
         found = self._routes.find(segments)
         if not found:
             raise HttpFault.of(404, "PATH_NOT_FOUND", "there is no such path in the API")
-        hit = found.get("GET" if request.method == "HEAD" else request.method)
-        if hit is None or (request.method == "HEAD" and hit[0].method.streams):
-            allowed = ", ".join(sorted({*found, *(("HEAD",) if "GET" in found else ())}))
-            raise HttpFault.of(405, "METHOD_NOT_ALLOWED", f"{request.method} is not served here; {allowed} is", {"Allow": allowed})
-        return hit[0], hit[1], pairs
+        if request.method == "OPTIONS" and "OPTIONS" not in found:
+            return self._options(request, found, sent)
+        binding, segments = _chosen(request.method, found)
+        method = binding.method
+        form = headers.form(method, request.headers.get("accept", ""))
+        headers.refuse_doubled(request.doubled)
+        call = headers.call(method, request.headers, request.address, request_id)
+        call.response_headers = sent
+        given = _given(request, binding, segments, pairs, call)
+        if method.streams:
+            raw = method.descriptor.output_type.full_name == HTTP_BODY
+            sent |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+            items = self._pipeline.stream(call, given, announce=True)
+            return Answer(200, form, headers=sent, items=items, method=method, binding=binding, raw=raw)
+        reply = await self._pipeline.unary(call, given)
+        if isinstance(reply, bytes):
+            reply = method.response_class.FromString(reply)
+        if_none_match = request.headers.get("if-none-match", "") if request.method in ("GET", "HEAD") else ""
+        answer = _reply(binding, reply, sent, if_none_match, request_id)
+        if method.path in self._compressible and request.method != "HEAD":
+            await compress.squeeze(answer, request.headers.get("accept-encoding", ""))
+        return answer
+
+    def _options(self, request: Request, found: Mapping[str, Any], sent: dict[str, str]) -> Answer:
+        """What is served at a path; and whether another origin's page may call it. Says nothing of who may call."""
+        allowed = _allowed(found)
+        more = self._cors.preflight(request.headers, allowed) if self._cors else {}
+        return Answer(204, "", headers=sent | {"Allow": ", ".join(allowed)} | more)
 
 
-def _form(method: Method, accept: str) -> str:
-    """The content type of the answer, by `Accept`; 406 when the client takes none that we have."""
-    kinds = [part.split(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
-    if method.streams:
-        for kind in kinds:
-            if kind in (SSE, NDJSON):
-                return kind
-    offered = (NDJSON, SSE) if method.streams else (JSON,)
-    if not kinds or any(k in ("*/*", "application/*") for k in kinds):
-        return offered[0]
-    if not method.streams and (JSON in kinds or method.descriptor.output_type.full_name == HTTP_BODY):
-        return JSON
-    raise HttpFault.of(406, "NOT_ACCEPTABLE", f"the answer comes as {' or '.join(offered)}, not as {accept[:100]!r}")
+def _chosen(http_method: str, found: Mapping[str, tuple[Binding, list[str]]]) -> tuple[Binding, list[str]]:
+    hit = found.get(http_method) or (found.get("GET") if http_method == "HEAD" else None) or found.get(ANY_METHOD)
+    if hit is None or (http_method == "HEAD" and hit[0].method.streams):
+        allowed = ", ".join(_allowed(found))
+        raise HttpFault.of(405, "METHOD_NOT_ALLOWED", f"{http_method[:20]} is not served here; {allowed} is", {"Allow": allowed})
+    return hit
 
 
-def _check(request: Request, binding: Binding) -> None:
-    if twice := request.doubled & {"authorization", "content-type", "if-match", "idempotency-key", "host"}:
-        raise Invalid(f"header given twice: {', '.join(sorted(twice))}")
-    if request.body and binding.body:
-        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        target = binding.method.descriptor.input_type
-        if binding.body != "*":
-            inner = target.fields_by_name[binding.body].message_type
-            assert inner is not None
-            target = inner
-        if kind != JSON and target.full_name != HTTP_BODY:
-            raise HttpFault.of(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be {JSON}, not {kind[:100]!r}")
+def _allowed(found: Mapping[str, tuple[Binding, list[str]]]) -> list[str]:
+    methods = {"OPTIONS", *found} - {ANY_METHOD}
+    if ANY_METHOD in found:
+        methods |= {"GET", "PUT", "POST", "DELETE", "PATCH"}
+    if "GET" in found and not found["GET"][0].method.streams:
+        methods.add("HEAD")
+    return sorted(methods)
 
 
-def _call(method: Method, request: Request, request_id: str) -> Call:
-    headers = request.headers
-    call = Call(
-        method,
-        address=request.address,
-        user_agent=headers.get("user-agent", "")[:256],
-        transport="rest",
-        request_id=request_id,
-        traceparent=headers.get("traceparent", ""),
-        credential=_bearer(headers.get("authorization", "")),
-    )
-    call.metadata = {name: headers[name] for name in _KEPT if name in headers}
-    return call
+def _given(request: Request, binding: Binding, segments: list[str], pairs: list[tuple[str, str]], call: Call) -> Any:
+    """The function that makes the request's message; it takes the body off the wire, so it runs for callers who are let in."""
+    kind = request.headers.get("content-type", "")
+    body = request.body
+
+    def read(raw: bytes) -> Message:
+        if raw and binding.body and not binding.raw:
+            headers.refuse_other_than_json(kind)
+        message = binding.request(segments, pairs, raw, kind)
+        headers.preconditions(message, call, request.headers, binding)
+        return message
+
+    if body is None or not (binding.body or binding.method.uploads):
+        if body is not None:
+            return lambda: _refuse_body(binding)
+        if binding.method.uploads:
+            call.upload = _nothing()
+        return lambda: read(b"")
+    if binding.method.uploads:
+        call.upload = uploads.bounded(binding.method, body.pieces())
+        return lambda: read(b"")
+    given: Body = body
+
+    async def whole() -> Message:
+        return read(await given.whole(sizes.most(binding.method)))
+
+    return whole
 
 
-def _bearer(header: str) -> str:
-    kind, _, token = header.partition(" ")
-    return token.strip() if kind.lower() == "bearer" else ""
+def _refuse_body(binding: Binding) -> Message:
+    raise Invalid(f"{binding.http_method} takes no body here")
 
 
-def _preconditions(message: Message, call: Call, headers: Mapping[str, str], body: str) -> None:
-    """`If-Match` is the etag, `Idempotency-Key` the request id; a body that says otherwise is wrong."""
-    if key := headers.get("idempotency-key"):
-        if len(key) > _MAX_KEY:
-            raise Invalid.one("request_id", f"Idempotency-Key has {len(key)} characters; at most {_MAX_KEY} are allowed")
-        _agree(message, "request_id", key, "Idempotency-Key")
-    etag = headers.get("if-match", "")
-    if last := headers.get("last-event-id"):  # an EventSource goes on after the last event it saw
-        _agree(message, "resume_token", last, "Last-Event-ID")
-    if etag and etag != "*":
-        target = message if not body or body == "*" else getattr(message, body)
-        if not _agree(target, "etag", etag.removeprefix("W/").strip('"'), "If-Match"):
-            raise Invalid(f"{call.method.descriptor.name} takes no If-Match")
+async def _nothing() -> AsyncGenerator[bytes, None]:
+    return
+    yield
 
 
-def _agree(message: Any, name: str, value: str, header: str) -> bool:
-    """Sets a field from a header; whether there is such a field."""
-    if name not in message.DESCRIPTOR.fields_by_name:
-        return False
-    given = getattr(message, name)
-    if given and given != value:
-        raise Invalid.fields([Violation(name, f"{given!r} in the body is not {value!r} of {header}")])
-    setattr(message, name, value)
-    return True
-
-
-def _reply(reply: Any, headers: dict[str, str], if_none_match: str) -> Answer:
-    descriptor = reply.DESCRIPTOR
-    if descriptor.full_name == HTTP_BODY:
-        return Answer(200, reply.content_type or "application/octet-stream", reply.data, headers)
-    if "etag" in descriptor.fields_by_name and reply.etag:
-        headers["ETag"] = f'"{reply.etag}"'
-        if if_none_match and headers["ETag"] in [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]:
-            return Answer(304, JSON, b"", headers)
-    return Answer(200, JSON, to_json(reply), headers)
+def _reply(binding: Binding, reply: Any, sent: dict[str, str], if_none_match: str, request_id: str) -> Answer:
+    part = getattr(reply, binding.response_body) if binding.response_body else reply
+    descriptor = getattr(part, "DESCRIPTOR", None)
+    if descriptor is not None and descriptor.full_name == HTTP_BODY:
+        return Answer(200, part.content_type or "application/octet-stream", part.data, sent)
+    etag = getattr(part, "etag", "") or getattr(reply, "etag", "")
+    if etag:
+        sent["ETag"] = f'"{etag}"'
+        if if_none_match and headers.matches(if_none_match, etag):
+            return Answer(304, JSON, b"", sent)
+    try:
+        return Answer(200, JSON, binding.encode(reply), sent)
+    except (ValueError, TypeError) as error:  # a reply that has no JSON form is our mistake, not the caller's
+        _log.error("rest.no_json", method=binding.method.path, correlation=request_id, exc_info=error)
+        raise Internal(f"internal error; tell the operator this id: {request_id}", {"correlation": request_id}) from error

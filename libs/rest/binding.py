@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+import orjson
 from google.api import annotations_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from libs.faults import Invalid, Violation
 from libs.rest import decode, query
+from libs.rest.encode import field_encoder, to_json
 from libs.rest.scalars import scalar
 from libs.rest.template import Template, parse
 from libs.rpc.call import Method
 from libs.rpc.registry import Refused
 
 HTTP_BODY = "google.api.HttpBody"
-_VERBS = ("get", "put", "post", "delete", "patch")
-_BODYLESS = ("GET", "DELETE")
+_BODYLESS = ("GET", "DELETE", "HEAD", "OPTIONS")
+_HTTP_METHOD = re.compile(r"[A-Z]{1,20}|\*")
+ANY_METHOD = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +32,21 @@ class Binding:
 
     Attributes:
         method: the RPC.
-        http_method: `GET`, …
+        http_method: `GET`, …, or `*` for all that no other binding of the path takes.
         template: the path.
         body: field that the body fills, `*` for the whole request, empty for no body.
+        response_body: field of the reply that is the answer's body; empty for the whole reply.
+        raw: whether the body is taken as it is, into a google.api.HttpBody.
+        encode: what makes the answer's JSON of a reply.
     """
 
     method: Method
     http_method: str
     template: Template
     body: str
+    response_body: str = ""
+    raw: bool = False
+    encode: Callable[[Any], bytes] = to_json
 
     def request(self, segments: list[str], pairs: list[tuple[str, str]], raw: bytes, content_type: str) -> Message:
         """The request; raises Invalid with every wrong field."""
@@ -55,13 +65,26 @@ class Binding:
         if not self.body:
             if raw:
                 raise Invalid(f"{self.http_method} takes no body here")
-            return
-        target: Any = message if self.body == "*" else getattr(message, self.body)
-        target.SetInParent()
-        if target.DESCRIPTOR.full_name == HTTP_BODY:
+        elif self.raw:
+            target: Any = message if self.body == "*" else getattr(message, self.body)
+            target.SetInParent()
             target.content_type, target.data = content_type, raw
-        elif raw:
-            decode.into(decode.parse(raw), target, "" if self.body == "*" else self.body, found)
+        elif self.body == "*":
+            if raw:
+                decode.into(decode.parse(raw), message, "", found)
+        else:
+            if self.message_body:
+                getattr(message, self.body).SetInParent()
+            if raw:
+                decode.into_field(decode.parse(raw), message, self.body, found)
+
+    @property
+    def message_body(self) -> bool:
+        """Whether the body fills a field that is a message, whose parts a path may name too."""
+        if self.body in ("", "*"):
+            return False
+        field = cast("Descriptor", self.method.request_class.DESCRIPTOR).fields_by_name[self.body]
+        return field.message_type is not None and not field.is_repeated
 
     def _path(self, message: Message, segments: list[str], found: list[Violation]) -> None:
         for variable in self.template.variables:
@@ -97,21 +120,47 @@ def bindings(method: Method) -> Iterator[Binding]:
 
 def _checked(method: Method, rule: Any) -> Binding:
     verb = rule.WhichOneof("pattern")
-    if verb not in _VERBS:
-        raise ValueError(f"{verb} is not served")
-    template = parse(getattr(rule, verb))
+    if verb is None:
+        raise ValueError("it has no pattern")
+    http_method = rule.custom.kind if verb == "custom" else verb.upper()
+    if not _HTTP_METHOD.fullmatch(http_method):
+        raise ValueError(f"{http_method!r} is no HTTP method")
+    template = parse(rule.custom.path if verb == "custom" else getattr(rule, verb))
     descriptor = cast("Descriptor", method.request_class.DESCRIPTOR)
     for variable in template.variables:
         field = field_at(descriptor, variable.path)
         if field.is_repeated or field.message_type is not None:
             raise ValueError(f"{variable.path} is no single value")
-    if rule.body not in ("", "*"):
-        field = field_at(descriptor, rule.body)
-        if field.is_repeated or field.message_type is None:
-            raise ValueError(f"body {rule.body} must be a message")
-    if rule.body and verb.upper() in _BODYLESS:
-        raise ValueError(f"{verb} has no body")
-    return Binding(method, verb.upper(), template, rule.body)
+    if rule.body and http_method in _BODYLESS:
+        raise ValueError(f"{http_method} has no body")
+    raw = _raw(_part(descriptor, rule.body))
+    if method.uploads and not raw:
+        raise ValueError("the body of an upload must be its google.api.HttpBody")
+    response = cast("Descriptor", method.response_class.DESCRIPTOR)
+    return Binding(method, http_method, template, rule.body, rule.response_body, raw, _encoder(response, rule.response_body))
+
+
+def _encoder(descriptor: Descriptor, name: str) -> Callable[[Any], bytes]:
+    part = _part(descriptor, name)
+    if not name or _raw(part):
+        return to_json
+    encode = field_encoder(descriptor, name)
+    return lambda message: orjson.dumps(encode(message))
+
+
+def _part(descriptor: Descriptor, name: str) -> Descriptor | FieldDescriptor | None:
+    """What a body is about: the whole message, or one field at its top; ValueError when there is none."""
+    if name in ("", "*"):
+        return descriptor if name else None
+    if "." in name:
+        raise ValueError(f"body {name} must be a field of the message itself")
+    return field_at(descriptor, name)
+
+
+def _raw(part: Descriptor | FieldDescriptor | None) -> bool:
+    if isinstance(part, FieldDescriptor):
+        return not part.is_repeated and part.message_type is not None and part.message_type.full_name == HTTP_BODY
+    return part is not None and part.full_name == HTTP_BODY
 
 
 def field_at(descriptor: Descriptor, path: str) -> FieldDescriptor:

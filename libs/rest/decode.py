@@ -11,11 +11,11 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
-from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from libs.faults import Invalid, Violation
+from libs.rest import dynamic
 from libs.rest.scalars import scalar
 from libs.rpc.fields import rule
 
@@ -58,11 +58,25 @@ def parse(raw: bytes) -> Any:
 def into(value: Any, message: Message, path: str, found: Found, depth: int = 0) -> None:
     """Reads a JSON value into a message; wrong fields are added to `found` with their paths."""
     descriptor = cast("Descriptor", message.DESCRIPTOR)
-    known = _known(descriptor)
-    if known is not None:
-        known(message, value, path, found, depth)
+    own = _known(descriptor)
+    if own is not None:
+        own(message, value, path, found, depth)
     else:
         _regular(message, value, path, found, depth)
+
+
+def into_field(value: Any, message: Message, name: str, found: Found) -> None:
+    """Reads a JSON value into one field of a message, as the body that fills a field does."""
+    field = _table(cast("Descriptor", message.DESCRIPTOR))[name]
+    if value is None and not field.null:
+        message.ClearField(name)
+    else:
+        field.set(message, value, name, found, 0)
+
+
+def known(descriptor: Descriptor) -> bool:
+    """Whether a type has a JSON form of its own."""
+    return _known(descriptor) is not None
 
 
 def _regular(message: Any, value: Any, path: str, found: Found, depth: int) -> None:
@@ -203,23 +217,14 @@ def _wrapper(message: Any, value: Any, path: str, found: Found, _depth: int) -> 
         found.append(Violation(path, _wrong(value, error)))
 
 
-def _generic(message: Any, value: Any, path: str, found: Found, _depth: int) -> None:
-    """Struct, Value, ListValue, Any: protobuf's own parser."""
-    try:
-        json_format.ParseDict(value, message, max_recursion_depth=MAX_DEPTH)
-    except (json_format.ParseError, ValueError, TypeError, AttributeError):
-        found.append(Violation(path, f"{shown(value)} is no {message.DESCRIPTOR.name}"))
-
-
 _EXAMPLES = {"Timestamp": "2026-01-01T00:00:00Z", "Duration": "1.5s", "FieldMask": "displayName,quota"}
 _WELL_KNOWN: dict[str, Setter] = {f"google.protobuf.{name}": _text for name in _EXAMPLES}
-_WELL_KNOWN |= {f"google.protobuf.{name}": _generic for name in ("Struct", "Value", "ListValue", "Any")}
 
 
 def _known(descriptor: Descriptor) -> Setter | None:
     if descriptor.file.name == "google/protobuf/wrappers.proto":
         return _wrapper
-    return _WELL_KNOWN.get(descriptor.full_name)
+    return _WELL_KNOWN.get(descriptor.full_name) or dynamic.READERS.get(descriptor.full_name)
 
 
 def shown(value: Any) -> str:

@@ -15,9 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import orjson
-from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from libs.rest.dynamic import any_type
 
 Encoder = Callable[[Any], Any]
 _F = FieldDescriptor
@@ -49,6 +51,26 @@ def encoder(descriptor: Descriptor) -> Encoder:
             found = _compile(descriptor)
         _compiled[name] = found
     return found
+
+
+def field_encoder(descriptor: Descriptor, name: str) -> Encoder:
+    """Encodes one field of a message, alone: also when it is empty, and then as its empty value."""
+    field = descriptor.fields_by_name[name]
+    whole = encoder(descriptor)
+    if field.message_type is not None and not field.is_repeated:
+        inner = encoder(field.message_type)
+        return lambda message: inner(getattr(message, name))
+    one = _function(field) or (lambda value: value)
+    entry = field.message_type is not None and field.message_type.GetOptions().map_entry
+    empty: Any = {} if entry else [] if field.is_repeated else None
+
+    def encode_field(message: Any) -> Any:
+        found = whole(message).get(field.json_name)
+        if found is not None:
+            return found
+        return one(getattr(message, name)) if empty is None else empty
+
+    return encode_field
 
 
 def _later(name: str) -> Encoder:
@@ -195,6 +217,17 @@ def _list(message: Any) -> list[Any]:
     return [_value(value) for value in message.values]
 
 
+def _any(message: Any) -> dict[str, Any]:
+    if not message.type_url and not message.value:
+        return {}
+    descriptor = any_type(message.type_url)
+    if descriptor is None:
+        raise ValueError(f"no type is known here for {message.type_url[:100]!r}")
+    inner = encoder(descriptor)(GetMessageClass(descriptor).FromString(message.value))
+    own = _known(descriptor) is not None
+    return {"@type": message.type_url, "value": inner} if own else {"@type": message.type_url, **inner}
+
+
 def _text(message: Any) -> str:
     return cast("str", message.ToJsonString())
 
@@ -206,7 +239,7 @@ _WELL_KNOWN: dict[str, Encoder] = {
     "google.protobuf.Struct": _struct,
     "google.protobuf.Value": _value,
     "google.protobuf.ListValue": _list,
-    "google.protobuf.Any": json_format.MessageToDict,
+    "google.protobuf.Any": _any,
 }
 
 

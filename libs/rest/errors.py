@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from libs.faults import Code, Fault
+from libs.rpc.sizes import TooLarge
 from libs.rpc.status import error_body
 
 HTTP_STATUS: dict[Code, int] = {
@@ -28,8 +29,11 @@ HTTP_STATUS: dict[Code, int] = {
 }
 
 
+_NEAREST = {404: Code.NOT_FOUND, 405: Code.UNIMPLEMENTED, 408: Code.DEADLINE_EXCEEDED, 429: Code.RESOURCE_EXHAUSTED}
+
+
 class HttpFault(Fault):
-    """A fault of HTTP's own (405, 406, 413, 415, 404 of a path), with its status and headers."""
+    """A fault of HTTP's own (405, 406, 408, 415, 431, 404 of a path), with its status and headers."""
 
     http_status = 400
     headers: dict[str, str]
@@ -37,7 +41,7 @@ class HttpFault(Fault):
     @classmethod
     def of(cls, http_status: int, reason: str, message: str, headers: dict[str, str] | None = None) -> HttpFault:
         """A fault with an HTTP status; its canonical code is the nearest."""
-        code = {404: Code.NOT_FOUND, 405: Code.UNIMPLEMENTED}.get(http_status, Code.INVALID_ARGUMENT)
+        code = _NEAREST.get(http_status, Code.INVALID_ARGUMENT)
         fault = cls(message)
         fault.__class__ = type("HttpFault", (HttpFault,), {"code": code, "reason": reason, "http_status": http_status})
         fault.headers = headers or {}
@@ -50,6 +54,8 @@ def answer(fault: Fault) -> tuple[int, dict[str, str], bytes]:
     status = HTTP_STATUS[fault.code]
     if isinstance(fault, HttpFault):
         status, headers = fault.http_status, dict(fault.headers)
+    elif isinstance(fault, TooLarge):
+        status = 413
     if status == 401:  # noqa: PLR2004 -- the only status with a header of its own
         headers["WWW-Authenticate"] = 'Bearer realm="kubegems"'
     if fault.retry_after is not None:

@@ -1,25 +1,30 @@
-"""The HTTP server: aiohttp, and nothing outside of this file knows it. TLS, limits, raw routes, drain."""
+"""The HTTP server: aiohttp, and nothing outside of this file and `connection` knows it. TLS, limits, raw routes, drain."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from typing import Any
 
 from aiohttp import web
 
 from libs.faults import Fault
 from libs.rest import errors, streams
 from libs.rest.api import SSE, Answer, Api, Request
+from libs.rest.connection import Guard, Site
 from libs.rest.errors import HttpFault
+from libs.rpc.sizes import TooLarge
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Document = Callable[[], Awaitable[tuple[int, Mapping[str, str], bytes]]]
-MAX_BODY = 4 * 1024 * 1024
+BODY_SECONDS = 30.0  # for a body that is read whole, and between two pieces of one that is streamed
 _MAX_LINE = 16 * 1024
 _MAX_FIELD = 16 * 1024
+_MAX_HEADERS = 64
 _KEEP_ALIVE = 75.0
+_LINGER = 2.0  # for the rest of a body that nobody wants
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Strict-Transport-Security": "max-age=31536000",
@@ -33,25 +38,26 @@ class HttpServer:
 
     Args:
         api: answers every path that no raw route has.
-        max_body: bytes of a request's body; more is 413.
+        guard: bounds of connections, and the proxies whose word about the client's address is taken.
+        body_seconds: how long the body of a request may take, or a piece of an upload.
     """
 
-    def __init__(self, api: Api, *, max_body: int = MAX_BODY) -> None:
-        self._api, self._max_body = api, max_body
-        self._app = web.Application(client_max_size=max_body)
+    def __init__(self, api: Api, *, guard: Guard | None = None, body_seconds: float = BODY_SECONDS) -> None:
+        self._api, self._guard, self._body_seconds = api, guard or Guard(), body_seconds
+        self._app = web.Application(middlewares=[_behind(self._guard)] if self._guard.proxies else [])
         self._runner: web.AppRunner | None = None
-        self._open: set[asyncio.Task[None]] = set()
 
     def add_raw_route(self, path: str, handler: Handler, method: str = "*") -> None:
         """Mounts an aiohttp handler, such as at `/k8s/clusters/{name}/{tail:.*}`; it owns request and answer entirely."""
         self._app.router.add_route(method, path, handler)
 
     def add_document(self, path: str, produce: Document) -> None:
-        """Serves a small JSON document to everyone who asks by GET, such as a probe."""
+        """Serves a small document, JSON unless its headers say otherwise, to everyone who asks by GET, such as a probe."""
 
         async def handle(_request: web.Request) -> web.StreamResponse:
             status, headers, body = await produce()
-            return _response(Answer(status, "application/json", body, dict(headers)))
+            more = dict(headers)
+            return _response(Answer(status, more.pop("Content-Type", "application/json"), body, more))
 
         self._app.router.add_get(path, handle)
 
@@ -59,12 +65,11 @@ class HttpServer:
         """Listens and returns the port; without TLS for tests on loopback only. OSError when it is taken."""
         self._app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(
-            self._app, handler_cancellation=True, access_log=None, keepalive_timeout=_KEEP_ALIVE,
-            max_line_size=_MAX_LINE, max_field_size=_MAX_FIELD, auto_decompress=False, shutdown_timeout=5.0,
+            self._app, handler_cancellation=True, access_log=None, keepalive_timeout=_KEEP_ALIVE, max_line_size=_MAX_LINE,
+            max_field_size=_MAX_FIELD, max_headers=_MAX_HEADERS, auto_decompress=False, shutdown_timeout=5.0, lingering_time=_LINGER,
         )  # fmt: skip
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=tls, backlog=512)
-        await site.start()
+        await Site(self._runner, host, port, tls=tls, guard=self._guard).start()
         return int(self._runner.addresses[0][1])
 
     async def drain(self) -> None:
@@ -73,30 +78,74 @@ class HttpServer:
             await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        try:
-            body = await self._body(request)
-        except HttpFault as fault:
-            return _response(_refusal(fault))
+        body = _Body(request, self._body_seconds) if request.body_exists else None
         answer = await self._api.answer(_given(request, body))
         if answer.items is None:
             return _response(answer)
-        return await _stream(request, answer)
+        return await (_raw_stream if answer.raw else _stream)(request, answer)
 
-    async def _body(self, request: web.Request) -> bytes:
-        if not request.body_exists:
-            return b""
-        if request.headers.get("Content-Encoding", "identity") != "identity":
-            raise HttpFault.of(415, "UNSUPPORTED_MEDIA_TYPE", "the body must not be compressed")
-        too_large = HttpFault.of(413, "BODY_TOO_LARGE", f"the body has more than {self._max_body} bytes", {"Connection": "close"})
-        if (request.content_length or 0) > self._max_body:
-            raise too_large
+
+def _behind(guard: Guard) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """Puts the client's address in the place of a trusted proxy's, for every route."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        peer = request.remote or ""
+        client = guard.proxies.client(peer, ",".join(request.headers.getall("X-Forwarded-For", [])))
+        return await handler(request if client == peer else request.clone(remote=client))
+
+    return middleware
+
+
+class _Body:
+    """A request's body on the wire."""
+
+    def __init__(self, request: web.Request, seconds: float) -> None:
+        self._request, self._seconds = request, seconds
+
+    async def whole(self, most: int) -> bytes:
+        self._refuse_compressed()
+        if (self._request.content_length or 0) > most:
+            raise _too_large(most)
+        found: list[bytes] = []
+        size = 0
         try:
-            return await request.read()
-        except web.HTTPRequestEntityTooLarge as error:
-            raise too_large from error
+            async with asyncio.timeout(self._seconds):
+                async for piece in self._request.content.iter_any():
+                    size += len(piece)
+                    if size > most:
+                        raise _too_large(most)
+                    found.append(piece)
+        except TimeoutError as error:
+            raise self._late() from error
+        return b"".join(found)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        self._refuse_compressed()
+        content = self._request.content
+        while True:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    piece = await content.readany()
+            except TimeoutError as error:
+                raise self._late() from error
+            if not piece:
+                return
+            yield piece
+
+    def _refuse_compressed(self) -> None:
+        if self._request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise HttpFault.of(415, "UNSUPPORTED_MEDIA_TYPE", "the body must not be compressed")
+
+    def _late(self) -> HttpFault:
+        return HttpFault.of(408, "BODY_TOO_SLOW", f"the body did not come within {self._seconds:g} s", {"Connection": "close"})
 
 
-def _given(request: web.Request, body: bytes) -> Request:
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"the body has more than {most} bytes, which is all that is taken here", {"limit": str(most)})
+
+
+def _given(request: web.Request, body: _Body | None) -> Request:
     headers: dict[str, str] = {}
     doubled: set[str] = set()
     for name, value in request.headers.items():
@@ -107,27 +156,28 @@ def _given(request: web.Request, body: bytes) -> Request:
     return Request(request.method, request.raw_path, headers, body, request.remote or "", frozenset(doubled))
 
 
-def _refusal(fault: HttpFault) -> Answer:
-    status, headers, body = errors.answer(fault)
-    return Answer(status, "application/json", body, headers)
-
-
 def _response(answer: Answer) -> web.Response:
-    return web.Response(status=answer.status, body=answer.body, headers=_HEADERS | answer.headers | {"Content-Type": answer.content_type})
+    headers = _HEADERS | answer.headers
+    if answer.content_type:
+        headers["Content-Type"] = answer.content_type
+    response = web.Response(status=answer.status, body=answer.body, headers=headers)
+    if answer.headers.get("Connection") == "close":
+        response.force_close()
+    return response
 
 
 async def _stream(request: web.Request, answer: Answer) -> web.StreamResponse:
     """Streams; a fault before the first item is an error answer of its own. aiohttp cancels us when the client goes."""
     assert answer.items is not None
     assert answer.method is not None
+    assert answer.binding is not None
     form = streams.SSE_FORM if answer.content_type == SSE else streams.NDJSON_FORM
     response = web.StreamResponse()
-    async with aclosing(streams.chunks(answer.items, answer.method.response_class, form)) as running:
+    async with aclosing(streams.chunks(answer.items, answer.method.response_class, form, answer.binding.encode)) as running:
         try:
             await anext(running)
         except Fault as fault:
-            status, headers, body = errors.answer(fault)
-            return _response(Answer(status, "application/json", body, answer.headers | headers))
+            return _refused(answer, fault)
         response.headers.update(_HEADERS | answer.headers | {"Content-Type": answer.content_type})
         await response.prepare(request)  # sends the headers now, not with the first event
         async for chunk in running:
@@ -135,3 +185,39 @@ async def _stream(request: web.Request, answer: Answer) -> web.StreamResponse:
                 await response.write(chunk)
     await response.write_eof()
     return response
+
+
+async def _raw_stream(request: web.Request, answer: Answer) -> web.StreamResponse:
+    """The pieces of a google.api.HttpBody as they come: the next one is asked for when the last one has left for the client."""
+    assert answer.items is not None
+    assert answer.method is not None
+    response: web.StreamResponse | None = None
+    async with aclosing(answer.items) as items:
+        try:
+            async for item in items:
+                if item is None:
+                    continue
+                part: Any = answer.method.response_class.FromString(item) if isinstance(item, bytes) else item
+                if response is None:
+                    response = await _begun(request, answer, part.content_type)
+                await response.write(part.data)
+        except Fault as fault:
+            if response is None:
+                return _refused(answer, fault)
+            raise ConnectionResetError("the body ended in a fault; the client must not take it for whole") from fault
+    if response is None:
+        response = await _begun(request, answer, "")
+    await response.write_eof()
+    return response
+
+
+async def _begun(request: web.Request, answer: Answer, content_type: str) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.headers.update(_HEADERS | answer.headers | {"Content-Type": content_type or answer.content_type})
+    await response.prepare(request)
+    return response
+
+
+def _refused(answer: Answer, fault: Fault) -> web.Response:
+    status, headers, body = errors.answer(fault)
+    return _response(Answer(status, "application/json", body, answer.headers | headers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,29 +17,31 @@ from libs.rest import errors
 from libs.rest.encode import to_json
 
 KEEP_ALIVE_SECONDS = 15.0
+FLUSH_SECONDS = 0.01  # at least that long between two writes of a busy stream; a lone event goes out at once
 _GRACE_SECONDS = 0.25  # an answer that fails at once is an HTTP error, not a stream with an error in it
 _WAITING = 256  # items between the call and the client's socket; a full queue holds the call back
 _BATCH = 100
 _RESUME = "resume_token"
+Encode = Callable[[Message], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """How items and faults look on the wire."""
 
-    item: Callable[[Message], bytes]
+    item: Callable[[Message, bytes], bytes]  # of a message and its JSON
     fault: Callable[[Fault], bytes]
     keep_alive: bytes
 
 
-def _sse(message: Message) -> bytes:
+def _sse(message: Message, text: bytes) -> bytes:
     """One event; JSON of ours holds no line breaks. A resume token is its id, which an EventSource sends back."""
     token = getattr(message, _RESUME, "")
-    return (f"id: {token}\n".encode() if token else b"") + b"data: " + to_json(message) + b"\n\n"
+    return (f"id: {token}\n".encode() if token else b"") + b"data: " + text + b"\n\n"
 
 
 SSE_FORM = Form(_sse, lambda fault: b"event: error\ndata: " + errors.answer(fault)[2] + b"\n\n", b": keep-alive\n\n")
-NDJSON_FORM = Form(lambda message: to_json(message) + b"\n", lambda fault: errors.answer(fault)[2] + b"\n", b"\n")
+NDJSON_FORM = Form(lambda _message, text: text + b"\n", lambda fault: errors.answer(fault)[2] + b"\n", b"\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,16 @@ class _End:
     fault: Fault | None
 
 
-async def chunks(items: AsyncGenerator[Any, None], response_class: type[Message], form: Form) -> AsyncGenerator[bytes, None]:
+async def chunks(
+    items: AsyncGenerator[Any, None], response_class: type[Message], form: Form, encode: Encode = to_json
+) -> AsyncGenerator[bytes, None]:
     """The bytes of a stream, batch by batch; the first is empty and says that the call is let in.
 
     Args:
         items: announced messages, or bytes of messages; run to their end in a task of their own and closed there.
         response_class: of the messages.
         form: SSE_FORM or NDJSON_FORM.
+        encode: what makes the JSON of a message.
 
     Raises:
         Fault: before the first chunk, when the call is refused or fails at once.
@@ -64,11 +70,12 @@ async def chunks(items: AsyncGenerator[Any, None], response_class: type[Message]
     try:
         first = await _first(queue)
         yield b""
-        ended = False
+        ended, flushed = False, 0.0
         while not ended:
-            batch, ended = (first, _ends(first)) if first else await _batch(queue)
+            batch, ended = (first, _ends(first)) if first else await _batch(queue, flushed)
             first = []
-            yield b"".join(_framed(item, response_class, form) for item in batch) or (b"" if ended else form.keep_alive)
+            yield b"".join(_framed(item, response_class, form, encode) for item in batch) or (b"" if ended else form.keep_alive)
+            flushed = time.monotonic()
     finally:
         pump.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -100,13 +107,19 @@ async def _first(queue: asyncio.Queue[Any]) -> list[Any]:
     return [first]
 
 
-async def _batch(queue: asyncio.Queue[Any]) -> tuple[list[Any], bool]:
-    """What is ready, or nothing after 15 s of silence; and whether the stream is over."""
+async def _batch(queue: asyncio.Queue[Any], flushed: float) -> tuple[list[Any], bool]:
+    """What is ready, or nothing after 15 s of silence; and whether the stream is over.
+
+    Soon after the last write it waits for more to come, so that a busy stream costs a hundred writes a second and not one per event.
+    """
     try:
         async with asyncio.timeout(KEEP_ALIVE_SECONDS):
             batch = [await queue.get()]
     except TimeoutError:
         return [], False
+    early = flushed + FLUSH_SECONDS - time.monotonic()
+    if early > 0 and not _ends(batch):
+        await asyncio.sleep(early)
     while len(batch) < _BATCH and not queue.empty():
         batch.append(queue.get_nowait())
     return batch, _ends(batch)
@@ -116,7 +129,8 @@ def _ends(batch: list[Any]) -> bool:
     return isinstance(batch[-1], _End)
 
 
-def _framed(item: Any, response_class: type[Message], form: Form) -> bytes:
+def _framed(item: Any, response_class: type[Message], form: Form, encode: Encode) -> bytes:
     if isinstance(item, _End):
         return form.fault(item.fault) if item.fault is not None else b""
-    return form.item(response_class.FromString(item) if isinstance(item, bytes) else item)
+    message = response_class.FromString(item) if isinstance(item, bytes) else item
+    return form.item(message, encode(message))

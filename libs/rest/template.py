@@ -110,6 +110,8 @@ class Routes(Generic[B]):
         if at == len(segments):
             if verb in node.ends:
                 yield node.ends[verb]
+            if verb in node.rest:  # `**` takes no segment, too
+                yield node.rest[verb]
             return
         literal = node.literals.get(segments[at])
         if literal is not None:

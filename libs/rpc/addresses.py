@@ -28,6 +28,10 @@ class Proxies:
     def __bool__(self) -> bool:
         return bool(self._networks)
 
+    def trusts(self, address: str) -> bool:
+        """Whether an address is a trusted proxy's."""
+        return bool(self._networks) and self._trusted(address)
+
     def client(self, peer: str, forwarded: str) -> str:
         """The client's address.
 

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from google.protobuf import (
+    any_pb2,
     descriptor_pb2,
     descriptor_pool,
     duration_pb2,
@@ -20,15 +21,20 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
+from kubegems.audit.v1 import audit_service_pb2
+
 F = descriptor_pb2.FieldDescriptorProto
 _WRAPPED = ("Bool", "Int32", "Int64", "UInt32", "UInt64", "Float", "Double", "String", "Bytes")
-_WELL_KNOWN = ["Timestamp", "Duration", "FieldMask", "Struct", "Value", "ListValue", "Empty", *(f"{name}Value" for name in _WRAPPED)]
-_SCALARS = [
+WELL_KNOWN = ["Timestamp", "Duration", "FieldMask", "Struct", "Value", "ListValue", "Empty", "Any", *(f"{name}Value" for name in _WRAPPED)]
+SCALARS = [
     F.TYPE_DOUBLE, F.TYPE_FLOAT, F.TYPE_INT64, F.TYPE_UINT64, F.TYPE_INT32, F.TYPE_FIXED64, F.TYPE_FIXED32, F.TYPE_BOOL, F.TYPE_STRING,
     F.TYPE_BYTES, F.TYPE_UINT32, F.TYPE_ENUM, F.TYPE_SFIXED32, F.TYPE_SFIXED64, F.TYPE_SINT32, F.TYPE_SINT64,
 ]  # fmt: skip
 
 
+WELL_KNOWN_FILES = [
+    part.DESCRIPTOR.name for part in (any_pb2, timestamp_pb2, duration_pb2, field_mask_pb2, struct_pb2, empty_pb2, wrappers_pb2)
+]
 _MAPS = (("string", "string"), ("int64", "double"), ("bool", "bytes"), ("string", "message"), ("string", "enum"))
 
 
@@ -45,8 +51,7 @@ def _entry(every: descriptor_pb2.DescriptorProto, key: str, value: str) -> str:
 
 def _every() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="every.proto", package="kubegems.shapes", syntax="proto3")
-    parts = (timestamp_pb2, duration_pb2, field_mask_pb2, struct_pb2, empty_pb2, wrappers_pb2)
-    file.dependency.extend(part.DESCRIPTOR.name for part in parts)
+    file.dependency.extend(WELL_KNOWN_FILES)
     every = file.message_type.add(name="Every")
     color = every.enum_type.add(name="Color")
     color.value.add(name="COLOR_UNSPECIFIED", number=0)
@@ -60,12 +65,12 @@ def _every() -> Any:
         number += 1
         every.field.add(name=name, number=number, type=kind, type_name=of or None, **{"label": 1, **more})
 
-    for kind in _SCALARS:
+    for kind in SCALARS:
         word = F.Type.Name(kind).removeprefix("TYPE_").lower()
         of = ".kubegems.shapes.Every.Color" if kind == F.TYPE_ENUM else ""
         add(f"one_{word}", kind, of)
         add(f"many_{word}", kind, of, label=3)
-    for name in _WELL_KNOWN:
+    for name in WELL_KNOWN:
         add(f"a_{name.lower()}", F.TYPE_MESSAGE, f".google.protobuf.{name}")
     add("many_timestamp", F.TYPE_MESSAGE, ".google.protobuf.Timestamp", label=3)
     add("child", F.TYPE_MESSAGE, ".kubegems.shapes.Every")
@@ -185,7 +190,16 @@ def _list(draw: st.DrawFn, message: Any) -> None:
     message.extend(draw(st.lists(_JSON, max_size=3)))
 
 
-_SPECIAL = {"Timestamp": _timestamp, "Duration": _duration, "FieldMask": _mask, "Struct": _struct, "Value": _value, "ListValue": _list}
+def _any(draw: st.DrawFn, message: Any) -> None:
+    """Packs a message without maps, whose order in bytes is not fixed; or nothing."""
+    kinds = [None, wrappers_pb2.Int64Value, wrappers_pb2.BytesValue, timestamp_pb2.Timestamp, duration_pb2.Duration]
+    kind = draw(st.sampled_from([*kinds, field_mask_pb2.FieldMask, empty_pb2.Empty, audit_service_pb2.ListAuditEventsRequest, any_pb2.Any]))
+    if kind is not None:
+        message.Pack(_draw(draw, kind.DESCRIPTOR, 1) if kind is not any_pb2.Any else any_pb2.Any())
+
+
+_SPECIAL: dict[str, Any] = {"Any": _any}
+_SPECIAL |= {"Timestamp": _timestamp, "Duration": _duration, "FieldMask": _mask, "Struct": _struct, "Value": _value, "ListValue": _list}
 
 
 def same(left: Any, right: Any) -> bool:

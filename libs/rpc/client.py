@@ -12,6 +12,7 @@ from libs.rpc import deadline, status
 from libs.rpc.server import MAX_METADATA
 from libs.rpc.tls import Tls
 
+_ROUND_ROBIN = ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}')
 S = TypeVar("S")
 SECONDS = 10.0
 Metadata = tuple[tuple[str, str], ...]
@@ -34,17 +35,19 @@ class Channel:
     Raises Faults, Unavailable when the service is away.
 
     Args:
-        target: `host:port`.
+        target: `host:port`; several IP addresses, separated by commas, or a `dns:///` name of several are replicas: calls go
+            round them, and past those that are away.
         service: name of the service; its certificate must carry `<service>.hub.kubegems.internal`.
         tls: our own certificate; without it the channel is open, for tests on loopback only.
     """
 
     def __init__(self, target: str, service: str, tls: Tls | None) -> None:
         self.service = service
+        target, spread = _several(target)
         if tls is None:
-            self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(target, options=(*_OPTIONS, *spread))
             return
-        options = [*_OPTIONS, ("grpc.ssl_target_name_override", f"{service}.hub.kubegems.internal")]
+        options = [*_OPTIONS, *spread, ("grpc.ssl_target_name_override", f"{service}.hub.kubegems.internal")]
         self._channel = grpc.aio.secure_channel(target, tls.channel(), options=options)
 
     def stub(self, kind: Callable[[grpc.aio.Channel], S]) -> S:
@@ -99,6 +102,15 @@ class Channel:
         fault, answered = status.from_rpc_error(error, self.service)
         fault.metadata.setdefault("answered_by", self.service if answered else "")
         return fault
+
+
+def _several(target: str) -> tuple[str, Metadata]:
+    """A target of one or more addresses in gRPC's words, and the option that spreads calls over them."""
+    addresses = [address.strip() for address in target.split(",") if address.strip()]
+    if len(addresses) > 1:
+        kind = "ipv6" if addresses[0].startswith("[") else "ipv4"
+        return f"{kind}:{','.join(addresses)}", (_ROUND_ROBIN,)
+    return target, (_ROUND_ROBIN,) if target.startswith("dns:") else ()
 
 
 def _context() -> Metadata:

@@ -31,10 +31,17 @@ class Config:
     enrolment_address: str = doc("host:port of the gRPC listener where clusters join and renew.", default="127.0.0.1:8446")
     tunnel_address: str = doc("host:port of the agents' tunnel.", default="127.0.0.1:8447")
     metrics_address: str = doc("host:port of the Prometheus metrics.", default="127.0.0.1:8448")
-    msgbus_address: str = doc("host:port of msgbus.", default="127.0.0.1:8451")
+    msgbus_address: str = doc(
+        "host:port of msgbus; several IP addresses separated by commas are replicas, used in turn.", default="127.0.0.1:8451"
+    )
     worker_address: str = doc("host:port of the worker.", default="127.0.0.1:8455")
     public_enrolment_address: str = doc("host:port of enrolment as clusters see it; empty: enrolment_address.", default="")
     public_tunnel_address: str = doc("host:port of the tunnel as clusters see it; empty: tunnel_address.", default="")
     public_nats_address: str = doc("host:port of NATS as clusters see it; empty: that of nats_url.", default="")
     reads_per_address: int = doc("Calls per second of one client address before it is slowed down.", default=500)
+    connections_per_address: int = doc("REST connections of one client address at a time.", default=1024)
+    streams_per_caller: int = doc("Open streams of one caller at a time.", default=100)
+    tenant_weights: str = doc("Tenants that get more or less of the hub than others, as tenant=factor,…; 1 for all others.", default="")
+    trusted_proxies: str = doc("Networks of proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8,…; none by default.", default="")
+    cors_origins: str = doc("Other origins whose pages may call, such as https://console.example.com,…; none by default.", default="")
     certificate_hours: float = doc("Hours that an agent's certificate is good; it is renewed after two thirds.", default=24.0)

@@ -20,7 +20,7 @@ from kubegems.identity.v1 import (
     user_service_pb2,
 )
 from kubegems.jobs.v1 import job_service_pb2, schedule_service_pb2
-from kubegems.messages.v1 import message_service_pb2
+from kubegems.messages.v1 import announcement_service_pb2, inbox_service_pb2, message_service_pb2
 from kubegems.tenancy.v1 import (
     environment_service_pb2,
     member_service_pb2,
@@ -53,6 +53,7 @@ from services.gateway.fleet.desired_api import DesiredStateService
 from services.gateway.fleet.enrolment_api import EnrolmentService
 from services.gateway.fleet.health_keeper import HealthKeeper
 from services.gateway.fleet.hints import Hints
+from services.gateway.fleet.interest import Interests
 from services.gateway.fleet.join_tokens_api import JoinTokenService
 from services.gateway.fleet.joining import Joining
 from services.gateway.fleet.links import LinkKeeper
@@ -139,7 +140,7 @@ def audit_methods(base: Base) -> list[Method]:
 
 async def links(base: Base, streams: Streams) -> Links:
     """The tunnels; agents ask for their desired state through them."""
-    methods = _served(desired_state_service_pb2.DESCRIPTOR, DesiredStateService(clock=base.clock))
+    methods = _served(desired_state_service_pb2.DESCRIPTOR, DesiredStateService(clock=base.clock, interest=Interests(base.database).wanted))
     keeper = LinkKeeper(base.database, base.clock)
     await keeper.start()
 
@@ -215,7 +216,11 @@ def forwarded_methods(base: Base, identity_: Identity) -> list[Method]:
         return identity_.caller_keys.signing
 
     for name, address, files in (
-        ("msgbus", base.config.msgbus_address, (message_service_pb2.DESCRIPTOR,)),
+        (
+            "msgbus",
+            base.config.msgbus_address,
+            (message_service_pb2.DESCRIPTOR, inbox_service_pb2.DESCRIPTOR, announcement_service_pb2.DESCRIPTOR),
+        ),
         ("worker", base.config.worker_address, (job_service_pb2.DESCRIPTOR, schedule_service_pb2.DESCRIPTOR)),
     ):
         channel = Channel(address, name, base.tls)

@@ -155,6 +155,19 @@ MAY: list[tuple[str, str, str]] = [
     ("MessageService/Subscribe", T, "$@A"),
     ("MessageService/Subscribe", P, "$@Aaodt"),
     ("MessageService/Subscribe", E, "$@" + SEE),
+    ("MessageService/UpdateSubscription", "", WHO),
+    ("MessageService/UpdateSubscription", T, "$@A"),
+    ("MessageService/UpdateSubscription", E, "$@" + SEE),
+    ("InboxService/ListInboxMessages", "users/me", WHO),
+    ("InboxService/ListInboxMessages", "users/other", "$"),
+    ("InboxService/CountInboxMessages", "users/me", WHO),
+    ("InboxService/MarkInboxMessages", "users/me", WHO),
+    ("InboxService/MarkInboxMessages", "users/other", "$"),
+    ("InboxService/DeleteInboxMessage", "users/me/inbox/1", WHO),
+    ("InboxService/DeleteInboxMessage", "users/other/inbox/1", "$"),
+    ("AnnouncementService/ListAnnouncements", "", WHO),
+    ("AnnouncementService/CreateAnnouncement", "", "$"),
+    ("AnnouncementService/DeleteAnnouncement", "announcements/1", "$"),
     # Audit.
     ("AuditService/ListAuditEvents", T, "$@A"),
     ("AuditService/ListAuditEvents", P, "$@Aa"),
@@ -218,6 +231,7 @@ def _request(method: Method, name: str) -> Message:
         target: Any = request
         for part in above:
             target = getattr(target, part)
+            target = target if isinstance(target, Message) else target.add()
         if target.DESCRIPTOR.fields_by_name[last].is_repeated:
             getattr(target, last).extend([name] if name else [])
         else:

@@ -13,11 +13,12 @@ from google.protobuf.message import Message
 from kubegems.agent.v1 import inventory_service_pb2
 from kubegems.fleet.v1 import cluster_access_service_pb2 as wire
 from libs import pg
+from libs.faults import Invalid
 from libs.kube.principal import Principal as ServicePrincipal
 from libs.pg import Database
 from libs.rpc.call import Call
 from libs.tunnel.kubernetes import Request
-from services.gateway.fleet import clusters_store
+from services.gateway.fleet import clusters_store, interest
 from services.gateway.tenancy import environments_store
 from services.gateway.tenancy.domain import names
 
@@ -68,6 +69,15 @@ class ClusterAccessService:
             for row in rows
         ]
         return wire.ListLinksResponse(links=links)
+
+    async def ReportInterest(self, request: wire.ReportInterestRequest, call: Call) -> wire.ReportInterestResponse:
+        """Keeps what one replica's subscribers watch; INVALID_ARGUMENT for a uid that is none."""
+        try:
+            wanted = {UUID(one.cluster_uid): list(one.resources) for one in request.clusters}
+        except ValueError as error:
+            raise Invalid.one("clusters.cluster_uid", "must be a UUID") from error
+        await interest.keep(await pg.tx(call), request.replica, wanted)
+        return wire.ReportInterestResponse()
 
     async def LocateEnvironment(self, request: wire.LocateEnvironmentRequest, call: Call) -> wire.LocateEnvironmentResponse:
         """Where an environment runs; NotFound."""

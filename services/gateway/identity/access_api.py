@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from kubegems.identity.v1 import access_service_pb2 as pb
-from libs.faults import Invalid
+from libs.faults import Invalid, NotFound
 from libs.rpc.call import Call, Rights, Scopes
 from services.gateway.identity.api_key_domain import Limits, session_uid
 from services.gateway.identity.directory import Directory, Places, Standing
@@ -45,6 +45,13 @@ class AccessService:
         allowed = standing is not None and standing.rights.scopes(request.permission).covers(request.scope)
         return pb.CheckAccessResponse(allowed=allowed)
 
+    async def ListAudiences(self, request: pb.ListAudiencesRequest, _call: Call) -> pb.ListAudiencesResponse:
+        """Whose messages a user gets."""
+        standing = await self._directory.standing_of(request.username)
+        if standing is None:
+            raise NotFound(f"users/{request.username} does not exist", {"resource_name": f"users/{request.username}"})
+        return pb.ListAudiencesResponse(audiences=audiences(standing))
+
     async def WatchGrants(self, request: pb.WatchGrantsRequest, _call: Call) -> AsyncIterator[pb.WatchGrantsResponse]:
         """A snapshot at once and at each change, heartbeats between, ENDED at the end of session or user.
 
@@ -65,7 +72,10 @@ class AccessService:
                 seen, grants = now, snapshot(watched.standing, now[1], watched.rights(now[1]))
                 if grants != last:
                     last, beat = grants, loop.time() + HEARTBEAT
-                    yield grants
+                    told = _Reply()
+                    told.CopyFrom(grants)
+                    told.change_time.GetCurrentTime()
+                    yield told
                     continue
             if loop.time() >= beat:  # also while others' changes keep waking this loop
                 beat = loop.time() + HEARTBEAT
@@ -107,7 +117,21 @@ def snapshot(standing: Standing, places: Places, rights: Rights) -> pb.WatchGran
         for place in _visible(places, standing, rights.scopes(_SEE))
     ]
     jobs = rights.scopes(_SEE_JOBS)
-    return _Reply(kind=_Reply.SNAPSHOT, everything=everything, scopes=scopes, job_scopes=sorted(jobs.trees | jobs.exact))
+    return _Reply(
+        kind=_Reply.SNAPSHOT, everything=everything, scopes=scopes, job_scopes=sorted(jobs.trees | jobs.exact),
+        audiences=audiences(standing) if rights is standing.rights else (),
+    )  # fmt: skip
+
+
+def audiences(standing: Standing) -> list[str]:
+    """Whose messages a user gets: its own, the platform's, its tenants', and those to each role that it holds."""
+    account = standing.account
+    found = {f"users/{account.username}", "platform", f"platform/roles/{account.platform_role.value.lower()}"}
+    for membership in account.memberships:
+        found.add(f"tenants/{membership.tenant}")
+        if not membership.suspended:
+            found |= {membership.scope, f"{membership.scope}/roles/{membership.role.value[1].lower()}"}
+    return sorted(found)
 
 
 def _visible(places: Places, standing: Standing, held: Scopes) -> Iterable[Place]:

@@ -88,6 +88,9 @@ ROWS: tuple[Row, ...] = (
         ),
         _at(ONESELF, Role.SELF),
     ),
+    Row("own inbox", _all("messages.inbox", "list", "update", "delete"), _at(ONESELF, Role.SELF)),
+    Row("announcements: read those for oneself", ("messages.announcements.list",), _at(ANYWHERE, Role.SELF), audited=True),
+    Row("announcements: make, remove", _all("messages.announcements", "create", "delete")),
     Row("subscribe without naming a scope (sees what other rows give)", ("messages.messages.subscribe",), _at(ANYWHERE, Role.SELF)),
     Row(
         "API keys: own, and those of service accounts",

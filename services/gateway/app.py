@@ -22,8 +22,7 @@ from libs.tunnel.tcp import server_tls
 from services.gateway import wiring
 from services.gateway.broker import Streams
 from services.gateway.config import Config
-from services.gateway.edge.buckets import Rate
-from services.gateway.edge.limits import Limits
+from services.gateway.edge import bounds
 from services.gateway.edge.probes import Probes
 from services.gateway.identity.app import Identity
 from services.gateway.identity.keys import jwks
@@ -74,7 +73,6 @@ async def _base(config: Config, life: Life) -> Base:
     life.stack.push_async_callback(bus.close)
     auditor = Auditor(database, "gateway")
     key = config.master_key_file.read_bytes()
-    rate = float(config.reads_per_address)
     return Base(
         config=config,
         life=life,
@@ -87,7 +85,7 @@ async def _base(config: Config, life: Life) -> Base:
         box=Box.load(config.master_key_file),
         authority=Authority.load(config.ca_file, config.ca_key_file),
         tls=rpc.Tls(*files),
-        limits=Limits(clock, per_address=Rate(rate, 2 * rate)),
+        limits=bounds.limits(config, clock),
     )
 
 
@@ -97,14 +95,15 @@ async def _listen(base: Base, identity: Identity, methods: list[Method], links: 
         methods, authenticate=identity.authenticator.authenticate, limiter=base.limits, units=base.units, audit=base.auditor
     )
     probes = Probes({"database": base.database.ping}, {"nats": lambda: base.bus.connected}, lambda: jwks(identity.access_keys))
-    http = HttpServer(Api(pipeline))
+    http = HttpServer(Api(pipeline, cors=bounds.cors(config)), guard=bounds.guard(config))
     probes.mount(http)
-    http.add_raw_route("/k8s/clusters/{name}/{tail:.*}", edge.handle)
+    http.add_raw_route("/k8s/{path:.*}", edge.handle)
     https, tunnel = tls.context(), server_tls(config.certificate_file, config.key_file, config.ca_file)
     life.spawn("certificates", tls.keep_fresh(https, tunnel))
-    internal = await _serve(pipeline, config.internal_address, tls, rpc.for_services(methods), require_client=True)
-    enrolment = await _serve(pipeline, config.enrolment_address, tls, rpc.for_enrolment(methods))
-    public = await _serve(pipeline, config.grpc_address, tls, rpc.public(methods))
+    internal = await _serve(Server(pipeline, rpc.for_services(methods)), config.internal_address, tls, require_client=True)
+    proxies = bounds.proxies(config)
+    enrolment = await _serve(Server(pipeline, rpc.for_enrolment(methods), proxies=proxies), config.enrolment_address, tls)
+    public = await _serve(Server(pipeline, rpc.public(methods), proxies=proxies), config.grpc_address, tls)
     await links.serve(*_split(config.tunnel_address), tunnel)
     await http.start(*_split(config.rest_address), https)
     life.on_drain += [probes.drain, lambda: _drain(http.drain(), public.drain(5.0), enrolment.drain(5.0)), lambda: internal.drain(2.0)]
@@ -115,8 +114,7 @@ async def _drain(*steps: Coroutine[Any, Any, None]) -> None:
     await asyncio.gather(*steps)
 
 
-async def _serve(pipeline: Pipeline, address: str, tls: rpc.Tls, methods: list[Method], *, require_client: bool = False) -> Server:
-    server = Server(pipeline, methods)
+async def _serve(server: Server, address: str, tls: rpc.Tls, *, require_client: bool = False) -> Server:
     server.listen(address, tls, require_client=require_client)
     await server.start()
     return server

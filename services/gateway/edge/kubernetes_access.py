@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libs.faults import PermissionDenied
 from libs.pg import Database
 from libs.rpc.call import Caller
 from libs.tunnel.kubernetes import Target
@@ -10,6 +11,7 @@ from services.gateway.identity.app import Identity
 from services.gateway.identity.principals import Principal
 
 _GET = "fleet.clusters.get"
+_IMPERSONATE = "fleet.clusters.impersonate"
 
 
 class KubernetesAccess:
@@ -44,6 +46,12 @@ class KubernetesAccess:
     async def principal(self, caller: Caller, cluster_uid: str) -> Principal:
         """As whom the caller acts there."""
         return await self._identity.principals.of_caller(caller, cluster_uid)
+
+    async def impersonate(self, caller: Caller, cluster: str, cluster_uid: str, username: str) -> Principal:
+        """Another user with that user's own groups; PermissionDenied, NotFound."""
+        if not caller.allows(_IMPERSONATE, f"clusters/{cluster}"):
+            raise PermissionDenied("Impersonate-* headers are not taken: the hub says who you are", {"permission": _IMPERSONATE})
+        return await self._identity.principals.principal(username, cluster_uid)
 
     async def environment(self, cluster_uid: str, namespace: str) -> str:
         """The environment that a namespace belongs to; empty for none."""

@@ -46,11 +46,19 @@ gen: $(GOOGLEAPIS)/.done ## Generate gen/ from protos/.
 define generate
   rm -rf $(1) && mkdir -p $(1)
   python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --python_out=$(1) --mypy_out=quiet:$(1) \
-    $$(cd protos && find kubegems -name '*.proto' | sort)
+    --include_source_info --descriptor_set_out=.cache/protos.binpb $$(cd protos && find kubegems -name '*.proto' | sort)
   python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --grpc_python_out=$(1) --mypy_grpc_out=quiet,only_async:$(1) \
     $$(cd protos && find kubegems -name '*_service.proto' | sort)
   find $(1) -type d -exec touch {}/__init__.py \; && rm -f $(1)/__init__.py && touch $(1)/kubegems/py.typed
+  python deploy/protos/comments.py <.cache/protos.binpb >$(1)/kubegems/comments.json
 endef
+
+viewer: .cache/viewer/.done ## Fetch the viewer that the gateway shows at /docs (needs npm).
+
+.cache/viewer/.done: deploy/viewer/package.json deploy/viewer/package-lock.json
+	@mkdir -p .cache/viewer && cp $^ deploy/viewer/.npmrc .cache/viewer/
+	@cd .cache/viewer && npm ci --silent --no-audit --no-fund
+	@touch $@
 
 run: setup ## Start the platform here and keep it until Ctrl-C (JAEGER=1 adds traces).
 	@exec python -m deploy.local run
@@ -96,4 +104,4 @@ fmt: setup ## Format Python and protos.
 release-api: $(GOOGLEAPIS)/.done ## Take the protos as they are as the API that must not break.
 	@buf build protos --exclude-source-info --output $(RELEASED)
 
-.PHONY: help setup lock gen run stop status clean admin-password walkthrough check check-python check-protos test bench fmt release-api
+.PHONY: help setup lock gen viewer run stop status clean admin-password walkthrough check check-python check-protos test bench fmt release-api

@@ -23,6 +23,7 @@ from services.gateway import wiring
 from services.gateway.broker import Streams
 from services.gateway.config import Config
 from services.gateway.edge import bounds
+from services.gateway.edge.messages_socket import MessagesSocket
 from services.gateway.edge.probes import Probes
 from services.gateway.identity.app import Identity
 from services.gateway.identity.keys import jwks
@@ -98,6 +99,8 @@ async def _listen(base: Base, identity: Identity, methods: list[Method], links: 
     http = HttpServer(Api(pipeline, cors=bounds.cors(config)), guard=bounds.guard(config))
     probes.mount(http)
     http.add_raw_route("/k8s/{path:.*}", edge.handle)
+    socket = MessagesSocket(pipeline, identity.authenticator.authenticate, (config.public_url, *config.cors_origins.split(",")))
+    http.add_raw_route("/ws/messages", socket.handle, "GET")
     https, tunnel = tls.context(), server_tls(config.certificate_file, config.key_file, config.ca_file)
     life.spawn("certificates", tls.keep_fresh(https, tunnel))
     internal = await _serve(Server(pipeline, rpc.for_services(methods)), config.internal_address, tls, require_client=True)

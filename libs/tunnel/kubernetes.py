@@ -191,6 +191,8 @@ _NEVER_SENT = frozenset({
 })  # fmt: skip
 _NEVER_SENT_PREFIXES = ("impersonate-", "x-remote-", "x-forwarded-", "kubegems-")
 _NEVER_RETURNED = frozenset({"set-cookie", "server", "date", "alt-svc", "strict-transport-security", "www-authenticate", "x-powered-by"})
+_IMPERSONATE = {"permission": "fleet.clusters.impersonate"}
+_USERNAME = re.compile(r"[a-z0-9._@-]{1,128}")
 _MAY_REPEAT = frozenset({"x-stream-protocol-version", "accept", "accept-encoding", "accept-language", "sec-websocket-protocol", "warning"})
 
 
@@ -206,8 +208,27 @@ def upgrade_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return _UPGRADES[asked.lower()]
 
 
-def request_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+def impersonated_user(raw: Iterable[tuple[bytes, bytes]]) -> str:
+    """The KubeGems user whom a client names in `Impersonate-User`, as `<name>` or `gems:user:<name>`; empty for none.
+
+    Raises:
+        PermissionDenied: it names someone else, or groups, a uid or extra fields: those of the user itself are sent.
+    """
+    given = [(name.lower(), value.decode("latin-1")) for name, value in raw if name.lower().startswith(b"impersonate-")]
+    if not given:
+        return ""
+    user = given[0][1].removeprefix("gems:user:")
+    if [name for name, _ in given] != [b"impersonate-user"] or not _USERNAME.fullmatch(user):
+        raise PermissionDenied("only a KubeGems user can be named, by Impersonate-User alone; its own groups are sent", _IMPERSONATE)
+    return user
+
+
+def request_headers(raw: Iterable[tuple[bytes, bytes]], *, user_named: bool = False) -> tuple[Header, ...]:
     """What of a client's headers travels to the cluster.
+
+    Args:
+        raw: as they came.
+        user_named: an `Impersonate-User` was found good by `impersonated_user` and heeded; even so it does not travel.
 
     Raises:
         Invalid: a header is malformed or repeated, or both length and transfer encoding are given.
@@ -224,10 +245,9 @@ def request_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
     if b"content-length" in seen and b"transfer-encoding" in seen:
         raise Invalid.one("headers", "content-length and transfer-encoding exclude each other")
     named = {token.strip().lower() for name, value in given if name == b"connection" for token in value.split(b",")}
-    if any(name.startswith(b"impersonate-") for name in seen | named):
-        raise PermissionDenied(
-            "Impersonate-* headers are not taken: the hub says who you are", {"permission": "fleet.clusters.impersonate"}
-        )
+    heeded = {b"impersonate-user"} if user_named else set()
+    if any(name.startswith(b"impersonate-") for name in (seen - heeded) | named):
+        raise PermissionDenied("Impersonate-* headers are not taken: the hub says who you are", _IMPERSONATE)
     return tuple((name.decode(), value) for name, value in given if name not in named and _may_be_sent(name.decode()))
 
 

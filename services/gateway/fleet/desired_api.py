@@ -90,6 +90,7 @@ class DesiredStateService:
         await _keep(tx, uid, request, reported, now)
         await statuses.forget(tx, uid, [(row["kind"], row["name"], row["uid"]) for row in gone])
         await desired.confirm_removals(tx, uid, gone)
+        await statuses.ungrant(tx, environments)
         for environment in environments:
             await settle.environment_gone(tx, environment)
         for tenant in tenants:
@@ -115,6 +116,7 @@ async def _keep(tx: Tx, uid: UUID, request: wire.ReportStatusRequest, reported: 
     present = [obj for obj in reported if obj.state != _State.REMOVED]
     before = await statuses.states(tx, uid)
     await statuses.keep(tx, uid, present, now, full=request.full)
+    await statuses.grant(tx, uid, present)
     if request.full:
         await statuses.forget_others(tx, uid, [(obj.kind, obj.name) for obj in present])
     else:

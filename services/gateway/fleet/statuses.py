@@ -51,6 +51,26 @@ async def states(tx: Tx, cluster_uid: UUID) -> dict[tuple[str, str], tuple[str, 
     return {(row["kind"], row["name"]): (str(row["uid"]), row["state"]) for row in rows}
 
 
+async def grant(tx: Tx, cluster_uid: UUID, objects: Iterable[ObjectStatus]) -> None:
+    """Keeps for good of which environments the cluster says that their groups may be acted with."""
+    found = [UUID(obj.uid) for obj in objects if obj.kind == "Environment" and any(map(_granted, obj.conditions))]
+    if found:
+        await tx.execute(
+            "INSERT INTO fleet.granted (environment_uid, cluster_uid) SELECT new.uid, $1 FROM unnest($2::uuid[]) AS new (uid)"
+            " WHERE NOT EXISTS (SELECT 1 FROM fleet.granted g WHERE g.environment_uid = new.uid) ON CONFLICT DO NOTHING",
+            cluster_uid, found,
+        )  # fmt: skip
+
+
+async def ungrant(tx: Tx, environments: Iterable[UUID]) -> None:
+    """Forgets that of environments that are gone."""
+    await tx.execute("DELETE FROM fleet.granted WHERE environment_uid = ANY($1::uuid[])", list(environments))
+
+
+def _granted(condition: ObjectStatus.Condition) -> bool:
+    return bool(condition.type == "RightsReady" and condition.status == "True")
+
+
 def _row(cluster_uid: UUID, obj: ObjectStatus, now: datetime) -> tuple[Any, ...]:
     return (
         cluster_uid, obj.kind, obj.name, UUID(obj.uid), obj.generation, ObjectStatus.State.Name(obj.state), obj.reason, obj.message,

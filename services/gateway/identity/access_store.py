@@ -82,8 +82,12 @@ async def places(tx: Tx) -> tuple[Place, ...]:
     """Every environment and where it is."""
     rows = await tx.rows(_PLACES)
     return tuple(
-        Place(row["tenant"], row["project"], row["environment"], str(row["cluster_uid"]), row["cluster"], row["namespace"]) for row in rows
-    )
+        Place(
+            row["tenant"], row["project"], row["environment"], str(row["cluster_uid"]), row["cluster"], row["namespace"],
+            granted=row["granted"],
+        )
+        for row in rows
+    )  # fmt: skip
 
 
 async def clusters_by_tenant(tx: Tx) -> Mapping[str, tuple[str, ...]]:
@@ -108,8 +112,9 @@ SELECT m.user_uid, m.level, m.role, m.tenant, m.project, m.environment, t.state 
  ORDER BY m.tenant, m.project, m.environment
 """
 _PLACES = """
-SELECT e.tenant, e.project, e.name AS environment, e.cluster_uid, c.name AS cluster, e.namespace
+SELECT e.tenant, e.project, e.name AS environment, e.cluster_uid, c.name AS cluster, e.namespace, g.granted IS NOT NULL AS granted
   FROM tenancy.environments e JOIN fleet.clusters c ON c.uid = e.cluster_uid
+  LEFT JOIN fleet.granted g ON g.environment_uid = e.uid AND g.cluster_uid = e.cluster_uid
  ORDER BY e.tenant, e.project, e.name
 """
 _CLUSTERS = """
@@ -119,5 +124,6 @@ _FINGERPRINT = """
 SELECT concat_ws(':',
     (SELECT sum(hashtextextended(concat_ws('/', tenant, project, name, cluster_uid, namespace), 0)) FROM tenancy.environments),
     (SELECT sum(hashtextextended(concat_ws('/', tenant, cluster_uid), 1)) FROM tenancy.quotas),
-    (SELECT sum(hashtextextended(concat_ws('/', uid, name), 2)) FROM fleet.clusters))
+    (SELECT sum(hashtextextended(concat_ws('/', uid, name), 2)) FROM fleet.clusters),
+    (SELECT sum(hashtextextended(environment_uid::text, 3)) FROM fleet.granted))
 """

@@ -25,7 +25,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An environment and where it is."""
+    """An environment and where it is; `granted` once the cluster said that its groups may be acted with."""
 
     tenant: str
     project: str
@@ -33,6 +33,7 @@ class Place:
     cluster_uid: str
     cluster: str
     namespace: str
+    granted: bool = True
 
     @property
     def name(self) -> str:
@@ -47,8 +48,12 @@ class TooManyGroups(Precondition):
 
 
 def scopes_with_environments(places: Iterable[Place]) -> frozenset[str]:
-    """Resource names of some environments, and of their projects and tenants."""
-    places = list(places)
+    """Resource names of some environments, and of their projects and tenants.
+
+    Those that their cluster has not granted yet are left out: one group that the agent may not act with would have the
+    API server refuse a user's whole request, also where it has long been at work.
+    """
+    places = [p for p in places if p.granted]
     projects = {f"tenants/{p.tenant}/projects/{p.project}" for p in places}
     return frozenset({p.name for p in places} | projects | {f"tenants/{p.tenant}" for p in places})
 

@@ -16,7 +16,7 @@ from libs import log
 from libs.faults import Code, Exhausted, Fault, Internal, NotFound, Unauthenticated, Unavailable
 from libs.log import trace
 from libs.rpc.call import Caller
-from libs.tunnel.kubernetes import Header, Target
+from libs.tunnel.kubernetes import Header, Target, impersonated_user
 from services.gateway.link import kubernetes_status as status
 from services.gateway.link.exchange import SWITCHING, Exchange, covers
 from services.gateway.link.grants import Principal
@@ -62,6 +62,10 @@ class Access(Protocol):
         """As whom the caller acts there."""
         ...
 
+    async def impersonate(self, caller: Caller, cluster: str, cluster_uid: str, username: str) -> Principal:
+        """Another user with that user's own groups; PermissionDenied unless the caller may act as others, NotFound."""
+        ...
+
     def permit(self, caller: Caller, target: Target, environment: str, address: str) -> None:
         """Raises PermissionDenied when what the caller signed in with, such as an API key, does not give this."""
         ...
@@ -80,6 +84,7 @@ class _Open:
     uid: str
     principal: Principal
     exchange: Exchange | None = None
+    named: str = ""  # another user as whom the caller acts
 
 
 class KubernetesEdge:
@@ -124,9 +129,9 @@ class KubernetesEdge:
 
     async def recheck(self) -> None:
         """Asks for every open request whether its caller still may."""
-        asked: dict[tuple[str, str], Principal | None] = {}
+        asked: dict[tuple[str, str, str], Principal | None] = {}
         for open_ in list(self._open):
-            key = (open_.caller.session, open_.uid)
+            key = (open_.caller.session, open_.uid, open_.named)
             if key not in asked:
                 try:
                     asked[key] = await self._renewed(open_)
@@ -144,6 +149,8 @@ class KubernetesEdge:
             raise Unauthenticated("the session is another's")
         if not self._access.visible(caller, open_.cluster):
             raise _missing(open_.cluster)
+        if open_.named:
+            return await self._access.impersonate(caller, open_.cluster, open_.uid, open_.named)
         return await self._access.principal(caller, open_.uid)
 
     # -- one request
@@ -171,15 +178,18 @@ class KubernetesEdge:
             self._limit(request.remote or "")
         open_ = await self._admitted(request, split)
         try:
-            asked = read(request, split, self._origins)
+            if named := impersonated_user(request.raw_headers):
+                open_.principal = await self._access.impersonate(open_.caller, split.cluster, open_.uid, named)
+                open_.named = named
+            asked = read(request, split, self._origins, user_named=bool(named))
             target = asked.target()
             body = body_of(request, target, asked.upgrade)
         except Fault as fault:
-            record.about(open_.caller, Target(split.path[:256], "unknown"), request.method, "")
+            record.about(open_.caller, Target(split.path[:256], "unknown"), request.method, "", named=open_.named)
             await record.failed(fault)
             raise
         environment = await self._access.environment(open_.uid, target.namespace) if target.namespace else ""
-        record.about(open_.caller, target, request.method, environment)
+        record.about(open_.caller, target, request.method, environment, named=open_.named)
         try:
             self._access.permit(open_.caller, target, environment, request.remote or "")
         except Fault as fault:

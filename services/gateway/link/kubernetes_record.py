@@ -54,11 +54,12 @@ class Record:
         """Our id of the request."""
         return self._entry.request_id
 
-    def about(self, caller: Caller, target: Target, http_method: str, environment: str) -> None:
-        """Says who asks for what."""
+    def about(self, caller: Caller, target: Target, http_method: str, environment: str, *, named: str = "") -> None:
+        """Says who asks for what, and as which other user."""
         facts = {
             "method": http_method, "path": target.path, "verb": target.verb, "group": target.group, "resource": target.resource,
             "namespace": target.namespace, "name": target.name, "subresource": target.subresource,
+            "as": f"users/{named}" if named else "",
         }  # fmt: skip
         cluster = self._entry.resources[0]
         self._entry = dataclasses.replace(

@@ -44,10 +44,10 @@ def token_of(request: web.Request) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def read(request: web.Request, split: Split, origins: frozenset[str]) -> Request:
-    """The request that travels; raises Invalid or PermissionDenied."""
+def read(request: web.Request, split: Split, origins: frozenset[str], *, user_named: bool = False) -> Request:
+    """The request that travels; raises Invalid or PermissionDenied. `user_named` as in `request_headers`."""
     raw = request.raw_headers
-    headers = request_headers(raw)
+    headers = request_headers(raw, user_named=user_named)
     upgrade = upgrade_of(raw)
     origin = request.headers.get("Origin")
     if upgrade and origin is not None and origin not in origins and origin != f"https://{request.headers.get('Host', '')}":

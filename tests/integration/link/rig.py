@@ -20,7 +20,7 @@ from libs import rpc
 from libs.audit.entry import Entry
 from libs.clock import Clock, SystemClock
 from libs.crypt.ca import SPIFFE, Authority, Pair
-from libs.faults import Unauthenticated, Unavailable
+from libs.faults import NotFound, PermissionDenied, Unauthenticated, Unavailable
 from libs.kube import Connection
 from libs.rpc.call import Call, Caller, Kind
 from libs.tunnel import Limits
@@ -85,6 +85,7 @@ class Access:
     callers: dict[str, Caller] = field(default_factory=dict)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    masters: set[str] = field(default_factory=set)
     away: bool = False
 
     def add(self, username: str, *groups: str) -> str:
@@ -123,6 +124,14 @@ class Access:
 
     def permit(self, caller: Caller, target: Target, environment: str, address: str) -> None:
         """Nobody comes by an API key here."""
+
+    async def impersonate(self, caller: Caller, cluster: str, cluster_uid: str, username: str) -> ServicePrincipal:
+        """Who is among `masters` may act as whoever has groups."""
+        if caller.id not in self.masters:
+            raise PermissionDenied("may not act as others")
+        if username not in self.groups:
+            raise NotFound(f"users/{username} does not exist")
+        return ServicePrincipal(f"gems:user:{username}", str(uuid.uuid5(uuid.NAMESPACE_DNS, username)), self.groups[username])
 
     async def environment(self, cluster_uid: str, namespace: str) -> str:
         """One known namespace."""

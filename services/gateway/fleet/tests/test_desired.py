@@ -202,3 +202,23 @@ async def test_the_diff_is_the_agents_answer(house: House) -> None:
     assert house.links.principals[-1].user == "gems:service:desired-state"
     with refused("NOT_FOUND"):
         await house.call("ClusterService/DiffCluster", cluster_service_pb2.DiffClusterRequest(name="clusters/none"))
+
+
+async def test_an_environments_groups_are_granted_by_the_clusters_word_and_stay_so(house: House) -> None:
+    """Not by applying it; by RightsReady True once; later trouble takes nothing back, its removal does."""
+    cluster, uid = await house.cluster()
+    tenant = await house.tenant(cluster)
+    env = await house.environment(tenant, cluster)
+
+    async def granted() -> int:
+        return len(await house.sql("SELECT 1 FROM fleet.granted WHERE environment_uid = $1 AND cluster_uid = $2", env.uid, uid))
+
+    await house.report(uid, *await house.statuses(uid, "APPLIED"), full=True)
+    assert await granted() == 0
+    for status, expected in (("Unknown", 0), ("True", 1), ("False", 1)):
+        condition = Status.Condition(type="RightsReady", status=status)
+        await house.report(uid, *await house.statuses(uid, "DEGRADED", conditions=[condition]))
+        assert await granted() == expected
+    await house.delete_environment(env.name)
+    await house.obey(uid)
+    assert await granted() == 0

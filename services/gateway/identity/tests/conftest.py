@@ -12,7 +12,15 @@ import pytest
 from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry
 
-from kubegems.identity.v1 import access_service_pb2, session_service_pb2, user_pb2, user_service_pb2
+from kubegems.identity.v1 import (
+    access_service_pb2,
+    api_key_pb2,
+    api_key_service_pb2,
+    service_account_service_pb2,
+    session_service_pb2,
+    user_pb2,
+    user_service_pb2,
+)
 from libs import audit
 from libs.clock import SystemClock, new_id
 from libs.crypt.box import Box
@@ -34,6 +42,8 @@ _SERVICES = [
     (user_service_pb2.DESCRIPTOR.services_by_name["UserService"], "users"),
     (session_service_pb2.DESCRIPTOR.services_by_name["SessionService"], "sessions"),
     (access_service_pb2.DESCRIPTOR.services_by_name["AccessService"], "access"),
+    (api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"], "api_keys"),
+    (service_account_service_pb2.DESCRIPTOR.services_by_name["ServiceAccountService"], "service_accounts"),
 ]
 
 
@@ -77,6 +87,13 @@ class House:
         await self.call("UserService/CreateUser", request, await self.admin())
         return name
 
+    async def key(self, token: str, parent: str = "users/me", **limits: Any) -> str:
+        """A new API key of an owner, made by whose token this is."""
+        request = api_key_service_pb2.CreateApiKeyRequest(
+            parent=parent, api_key_id=f"k{new_id().hex[-12:]}", api_key=api_key_pb2.ApiKey(**limits)
+        )
+        return str((await self.call("ApiKeyService/CreateApiKey", request, token)).key)
+
     async def sql(self, sql: str, *args: Any) -> None:
         """Changes something behind identity's back."""
         async with self.database.transaction() as tx:
@@ -102,13 +119,16 @@ class House:
         await self.sql("INSERT INTO tenancy.quotas (tenant, cluster_uid, hard) VALUES ($1, $2, '{}')", tenant, uid)
         return name, uid
 
-    async def environment(self, tenant: str, name: str, cluster_uid: UUID) -> None:
-        """A new environment in project `shop`."""
+    async def environment(self, tenant: str, name: str, cluster_uid: UUID, *, granted: bool = True) -> None:
+        """A new environment in project `shop`, which its cluster has confirmed unless told otherwise."""
+        uid = new_id()
         await self.sql(
             "INSERT INTO tenancy.environments (uid, tenant, project, name, cluster_uid, namespace, limit_range)"
             " VALUES ($1, $2, 'shop', $3, $4, $5, '{}')",
-            new_id(), tenant, name, cluster_uid, f"{tenant}-shop-{name}",
+            uid, tenant, name, cluster_uid, f"{tenant}-shop-{name}",
         )  # fmt: skip
+        if granted:
+            await self.sql("INSERT INTO fleet.granted (environment_uid, cluster_uid) VALUES ($1, $2)", uid, cluster_uid)
 
     async def member(self, username: str, role: str, tenant: str, project: str = "", environment: str = "") -> None:
         """Makes a user a member."""

@@ -114,6 +114,27 @@ async def test_groups_follow_environments_and_memberships(house: House) -> None:
     await eventually(lambda: groups([]), within=1, what="group lost")
 
 
+async def test_an_environment_that_its_cluster_has_not_confirmed_gives_no_group_yet(house: House) -> None:
+    """The others of the user's groups go on being sent, until its own comes with the cluster's word."""
+    name, tenant = await house.user(), await house.tenant()
+    _, here = await house.cluster(tenant)
+    for environment in ("dev", "new"):
+        await house.member(name, "operator", tenant, "shop", environment)
+    await house.environment(tenant, "dev", here)
+    await house.environment(tenant, "new", here, granted=False)
+    old, new = (f"gems:environment:{tenant}/shop/{e}:operator" for e in ("dev", "new"))
+
+    async def groups(*expected: str) -> bool:
+        return await house.identity.principals.groups(name, str(here)) == list(expected)
+
+    await eventually(lambda: groups(old), within=1, what="the confirmed one")
+    await house.sql(
+        "INSERT INTO fleet.granted (environment_uid, cluster_uid) SELECT uid, cluster_uid FROM tenancy.environments"
+        " WHERE tenant = $1 AND name = 'new'", tenant,
+    )  # fmt: skip
+    await eventually(lambda: groups(old, new), within=1, what="both")
+
+
 async def test_nobody_acts_as_a_disabled_or_unknown_user(house: House) -> None:
     """NOT_FOUND, never an empty principal."""
     name = await house.user()

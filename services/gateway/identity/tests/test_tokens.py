@@ -109,7 +109,7 @@ async def _me(house: House, token: str) -> Any:
 
 @pytest.mark.parametrize("name", CORPUS)
 async def test_a_bad_token_is_refused(house: House, name: str) -> None:
-    """UNAUTHENTICATED in the same words for all; the untouched claims, signed the same way, are let in."""
+    """7.2.10: uNAUTHENTICATED in the same words for all; the untouched claims, signed the same way, are let in."""
     key, body = house.identity.access_keys.signing, await _body(house)
     assert (await _me(house, _signed(key, body))).name == f"users/{body['sub']}", "the control"
     with pytest.raises(Unauthenticated) as caught:

@@ -119,13 +119,16 @@ class House:
         await self.sql("INSERT INTO tenancy.quotas (tenant, cluster_uid, hard) VALUES ($1, $2, '{}')", tenant, uid)
         return name, uid
 
-    async def environment(self, tenant: str, name: str, cluster_uid: UUID) -> None:
-        """A new environment in project `shop`."""
+    async def environment(self, tenant: str, name: str, cluster_uid: UUID, *, granted: bool = True) -> None:
+        """A new environment in project `shop`, which its cluster has confirmed unless told otherwise."""
+        uid = new_id()
         await self.sql(
             "INSERT INTO tenancy.environments (uid, tenant, project, name, cluster_uid, namespace, limit_range)"
             " VALUES ($1, $2, 'shop', $3, $4, $5, '{}')",
-            new_id(), tenant, name, cluster_uid, f"{tenant}-shop-{name}",
+            uid, tenant, name, cluster_uid, f"{tenant}-shop-{name}",
         )  # fmt: skip
+        if granted:
+            await self.sql("INSERT INTO fleet.granted (environment_uid, cluster_uid) VALUES ($1, $2)", uid, cluster_uid)
 
     async def member(self, username: str, role: str, tenant: str, project: str = "", environment: str = "") -> None:
         """Makes a user a member."""

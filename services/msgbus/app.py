@@ -35,6 +35,7 @@ from services.msgbus.post import Post
 from services.msgbus.view import View
 
 CATCH_UP_SECONDS = 8.0
+MOST_CALLS = 20_000  # streams and other calls at once, all connections together
 _SUBSCRIBERS = Gauge("kubegems_msgbus_subscribers", "Open subscriptions.")
 _WAITING = Gauge("kubegems_msgbus_queue_events", "Events that wait for subscribers, in all and in the longest queue.", ["queue"])
 
@@ -62,7 +63,7 @@ async def start(config: Config, life: Life) -> None:
     consumers.start()
     pipeline = _pipeline(config, database, auditor, gateway, _messages(config, life, bus, hub, gateway))
     _post(config, life, database, bus)
-    server = rpc.Server(pipeline, max_metadata=MAX_METADATA)
+    server = rpc.Server(pipeline, max_metadata=MAX_METADATA, max_concurrent=MOST_CALLS)
     server.listen(config.grpc_address, tls, require_client=True)
     await consumers.caught_up(CATCH_UP_SECONDS)
     await server.start()

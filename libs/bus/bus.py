@@ -18,8 +18,10 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from libs import log
 from libs.bus import consume as consuming
 from libs.bus.connection import Address, Connection, Tls, flushed
+from libs.bus.peek import peek, remove
 from libs.bus.received import Received, headers, of
 from libs.bus.streams import Stream
+from libs.bus.tickets import Ticket, tickets
 from libs.faults import Invalid, Unavailable
 from libs.log import trace
 
@@ -259,6 +261,35 @@ class Bus:
         """
         shared = consuming.Shared(stream, durable, tuple(subjects), ack_wait, batch)
         await consuming.shared(self._connection, shared, handler, concurrency)
+
+    async def tickets(
+        self, stream: str, *, durable: str, room: Callable[[], Awaitable[int]], ack_wait: float = 30.0
+    ) -> AsyncGenerator[Ticket, None]:
+        """A work queue's messages as they come, for the reader to answer each; iterate for ever.
+
+        Args:
+            stream: its name.
+            durable: name under which the broker keeps the place; processes that share it share the work.
+            room: how many to ask for next; waits until it is at least one.
+            ack_wait: seconds after which an unanswered message is delivered again.
+        """
+        async with contextlib.aclosing(tickets(self._connection, stream, durable, room, ack_wait)) as source:
+            async for ticket in source:
+                yield ticket
+
+    async def stored(self, stream: str, *, limit: int = 10_000) -> dict[int, bytes]:
+        """What a stream holds just now, by sequence, the oldest first; nothing is taken. Unavailable when the broker is away."""
+        client = await self._connection.client(_DEADLINE)
+        with _refusals(stream):
+            async with self._connection.deadline(_DEADLINE * 2):
+                return await peek(client, stream, limit)
+
+    async def remove(self, stream: str, sequence: int) -> None:
+        """Takes one message out of a stream; harmless when it is gone."""
+        client = await self._connection.client(_DEADLINE)
+        with _refusals(stream):
+            async with self._connection.deadline(_DEADLINE):
+                await remove(client, stream, sequence)
 
     async def follow(
         self, stream: str, *, subjects: Sequence[str] = (), after: int | None = None, batch: int = 500

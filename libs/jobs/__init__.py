@@ -1,11 +1,12 @@
-"""Jobs: work that outlives its request, at least once, never lost silently.
+"""Jobs: work that outlives its request, at least once, never lost silently. `docs/jobs.md` is the contract.
 
-PostgreSQL is the truth and holds the backlog; a caller's transaction writes the row (`enqueue`). The dispatcher keeps a
-bounded window of (job, attempt, dispatch) messages in JetStream; a runner claims with one UPDATE that raises the fence,
-keeps a lease by heartbeat, writes progress and the outcome only while its fence is the newest, and retries with
-back-off until the job is DEAD, a row for a human. A message lost, doubled or late changes nothing: the claim decides.
-Handlers may run twice: they look first, then act. Payloads, progress and results hold no secrets. Exactly once is
-promised for effects in PostgreSQL alone, written in the transaction of the outcome.
+PostgreSQL is the truth and holds the backlog; a caller's transaction writes the row (`enqueue(tx, Order(…))`). The
+dispatcher keeps a bounded window of (job, attempt, dispatch) messages in JetStream and decides order, fairness and keys;
+a runner claims with one UPDATE that raises the fence, keeps a lease by heartbeat, and writes progress and outcome only
+while its fence is the newest. A message lost, doubled or late changes nothing: the claim decides, and a reconciler
+compares both sides. Handlers may run twice: they look first, then act. Payloads, progress, logs and results hold no
+secrets. Exactly once is promised for effects in PostgreSQL alone (`context.effect`), written in the transaction of the
+outcome. It refuses kinds with two names or two steps of one name, payloads over 64 KiB, and waits over an hour.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from libs.jobs.domain import Kind
-from libs.jobs.store import SCHEMA, WAKE
+from libs.jobs.context import Context
+from libs.jobs.domain import GiveUp, Job, Kind, LeaseLost, Order, Retry, State, Step, kinds
+from libs.jobs.rows import CANCEL, SCHEMA, WAKE
+from libs.jobs.store import enqueue, enqueue_many
 from libs.pg import Database, migrate
 
-__all__ = ["SCHEMA", "WAKE", "Kinds", "prepare"]
+__all__ = [
+    "CANCEL", "SCHEMA", "WAKE", "Context", "GiveUp", "Job", "Kind", "Kinds", "LeaseLost", "Order", "Retry", "State", "Step",
+    "enqueue", "enqueue_many", "kinds", "prepare",
+]  # fmt: skip
 
 Kinds = Mapping[str, Kind]
 

@@ -1,86 +1,147 @@
-"""Dispatcher: keeps a bounded window of messages in the work queue, takes dead runners' jobs back, starts schedules.
+"""Dispatcher: keeps a bounded window of messages in the work queue, takes dead runners' jobs back, keeps house.
 
-Any number of workers may run one; row locks share the work. A message that is lost is sent again after `LOST_AFTER`;
-one that arrives twice or late is refused by the claim.
+Every worker runs one; a lock makes them take turns, so that fairness and the window hold for all together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
 from kubegems.jobs.v1 import events_pb2
 from libs import log
 from libs.bus import Bus, subjects
 from libs.faults import Fault
-from libs.jobs import schedule, store
+from libs.jobs import claims, keep, metrics, queues, rows, window
 from libs.jobs.domain import Kind
+from libs.jobs.reconcile import Reconciler
+from libs.jobs.runner import LEASE
+from libs.jobs.window import Message
 from libs.pg import Database
 
-WINDOW = 200  # messages under way; the backlog stays in PostgreSQL, where order and fairness are decided
-LOST_AFTER = timedelta(seconds=30)
+MOST = 2000  # messages under way at most, however fast jobs are done
 POLL_SECONDS = 1.0
-PUBLISH_SECONDS = 5.0
+CHECK_SECONDS = 60.0
+_PAUSE = 0.005
+_SEND_SECONDS = 5.0
+_RATE_SECONDS = 1.0
+_TYPE = events_pb2.JobDispatch.DESCRIPTOR.full_name
 _log = log.get("libs.jobs")
 
 
 class Dispatcher:
-    """Feeds the work queue."""
+    """Feeds the work queue.
 
-    def __init__(self, database: Database, bus: Bus, kinds: Mapping[str, Kind], schedules: Sequence[schedule.Schedule]) -> None:
+    Args:
+        kinds: those that this release knows; jobs of others wait.
+        window: messages under way at least; it grows with what is claimed in a second, so that it is never the limit.
+        check_seconds: between two comparisons of database and stream.
+        lease: the runners'.
+    """
+
+    def __init__(
+        self, database: Database, bus: Bus, kinds: Mapping[str, Kind], *, window: int = 32, check_seconds: float = CHECK_SECONDS,
+        lease: timedelta = LEASE,
+    ) -> None:  # fmt: skip
         self._database = database
         self._bus = bus
-        self._kinds = kinds
-        self._schedules = {s.name: s for s in schedules}
+        self._kinds = sorted(kinds)
+        self._queues = sorted({kind.queue for kind in kinds.values()} | {"default"})
+        self._window = window
+        self._check_seconds = check_seconds
+        self._lease = lease
         self._wake = asyncio.Event()
+        self._reconciler = Reconciler(database, bus)
+        self._claimed, self._rate, self._since = 0, 0, time.monotonic()
 
     def wake(self, *_: object) -> None:
         """Looks again now; for a PostgreSQL listener."""
         self._wake.set()
 
+    def claimed(self, count: int) -> None:
+        """Jobs were claimed: there is room in the window."""
+        self._claimed += count
+        self._wake.set()
+
     async def run(self) -> None:
-        """Works until cancelled; a failure is told and tried again at the next poll."""
-        async with self._database.transaction() as tx:
-            for known in self._schedules.values():
-                await schedule.put(tx, known)
+        """Works until cancelled; a failure is told and tried again."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._loop("dispatch", self._dispatch, _PAUSE), name="job dispatch")
+            group.create_task(self._loop("reap", self._reap, POLL_SECONDS), name="job reaper")
+            group.create_task(self._loop("check", self._check, self._check_seconds), name="job check")
+            group.create_task(self._loop("housekeeping", self._house, 10.0), name="job housekeeping")
+
+    async def _loop(self, what: str, work: Callable[[], Awaitable[None]], pause: float) -> None:
         while True:
             try:
                 async with asyncio.timeout(60):
-                    await self.once()
+                    await work()
             except Exception as error:  # noqa: BLE001 -- the loop outlives a database or broker that is away
-                _log.warning("jobs.dispatch_failed", error=repr(error))
+                _log.warning("jobs.round_failed", what=what, error=repr(error))
+                await asyncio.sleep(0.3)
+            await asyncio.sleep(pause)
+
+    async def _dispatch(self) -> None:
+        if not await self.once():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
-            self._wake.clear()
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._wake.wait()
 
     async def once(self) -> int:
-        """One round: reap, start what is due, send what may be sent. How many messages."""
+        """One round: sends what may be sent. How many messages."""
+        self._wake.clear()
         async with self._database.transaction() as tx:
-            if taken_back := await store.reap(tx):
-                _log.warning("jobs.taken_back", count=taken_back)
-        await self._start_due()
-        async with self._database.transaction() as tx:
-            sending = await store.take_for_dispatch(tx, window=WINDOW, lost_after=LOST_AFTER)
-        for job, queue, attempt, dispatch in sending:
-            message = events_pb2.JobDispatch(job=str(job), attempt=attempt, dispatch=dispatch)
-            async with asyncio.timeout(PUBLISH_SECONDS):
-                await self._bus.publish(subjects.jobs(queue), message, id=f"{job}.{dispatch}")
+            sending = await window.take(tx, window=self.size, known=self._kinds)
+        if sending:
+            await self._send(sending)
         return len(sending)
 
-    async def _start_due(self) -> None:
-        for _ in range(len(self._schedules)):
+    @property
+    def size(self) -> int:
+        """Messages under way at most, just now."""
+        now = time.monotonic()
+        if now - self._since > _RATE_SECONDS:
+            self._rate = int(self._claimed / (now - self._since))
+            self._claimed, self._since = 0, now
+        return max(self._window, min(max(self._rate, self._claimed), MOST))
+
+    async def _send(self, sending: list[Message]) -> None:
+        """Over one connection, so in order: the broker's word for the last one holds for all."""
+        *most, last = sending
+        try:
+            async with asyncio.timeout(_SEND_SECONDS):
+                for message in most:
+                    await self._bus.hint_bytes(subjects.jobs(message.queue), _body(message), type_=_TYPE, seconds=_SEND_SECONDS)
+                await self._bus.publish_bytes(subjects.jobs(last.queue), _body(last), type_=_TYPE, seconds=_SEND_SECONDS)
+        except (Fault, TimeoutError) as error:
+            _log.warning("jobs.not_sent", count=len(sending), error=str(error))
             async with self._database.transaction() as tx:
-                found = await schedule.due(tx)
-                if found is None:
-                    return
-                name, tick = found
-                if name not in self._schedules:
-                    continue
-                try:
-                    targets = await self._schedules[name].targets()
-                except Fault as fault:
-                    _log.warning("schedule.targets_unknown", schedule=name, error=str(fault))
-                    continue
-                await schedule.start(tx, self._schedules[name], self._kinds, targets, tick.isoformat())
+                await window.unsent(tx, [(message.job, message.dispatch) for message in sending])
+            await asyncio.sleep(0.5)
+
+    async def _reap(self) -> None:
+        async with self._database.transaction() as tx:
+            await window.clamp(tx, self._lease)
+            taken_back = await claims.reap(tx)
+            if taken_back:
+                await rows.wake(tx)
+        if taken_back:
+            metrics.TAKEN_BACK.inc(len(taken_back))
+            _log.warning("jobs.taken_back", count=len(taken_back))
+
+    async def _check(self) -> None:
+        if any(await self._reconciler.once()):
+            self.wake()
+
+    async def _house(self) -> None:
+        async with self._database.transaction() as tx:
+            await queues.make(tx, self._queues)
+            await keep.sweep(tx)
+            metrics.show(await queues.page(tx))
+
+
+def _body(message: Message) -> bytes:
+    return events_pb2.JobDispatch(job=str(message.job), attempt=message.attempt, dispatch=message.dispatch).SerializeToString()

@@ -1,26 +1,36 @@
-"""Schedules: jobs that start by themselves, once per tick however many workers there are."""
+"""Schedules as rows: those that come with a release, and those that admins make."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from libs.jobs import store
-from libs.jobs.domain import Kind
-from libs.pg import Tx
+from libs.jobs.timetable import Timetable
+from libs.pg import Record, Tx
 
 Targets = Callable[[], Awaitable[Sequence[str]]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A kind of job, started for each of its targets at an interval."""
+    """A schedule that comes with a release: a kind of job, started for each of its targets.
+
+    Attributes:
+        targets: finds them when it fires.
+        interval: between two times; None with a cron.
+        missed: `SKIP`, `ONCE` or `ALL`.
+    """
 
     name: str
     kind: str
-    interval: timedelta
     targets: Targets
+    interval: timedelta | None = None
+    cron: str = ""
+    zone: str = "UTC"
+    jitter: timedelta = timedelta()
+    missed: str = "ONCE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,67 +39,141 @@ class Row:
 
     name: str
     kind: str
-    interval_seconds: int
+    interval_seconds: int | None
+    cron: str
+    time_zone: str
+    jitter_seconds: int
+    missed_runs: str
+    disabled: bool
+    target: str
+    payload: Mapping[str, Any]
+    owner: str
+    built_in: bool
+    version: int
+    due_time: datetime | None
     next_time: datetime
     last_time: datetime | None
 
+    @property
+    def timetable(self) -> Timetable:
+        """When it is due."""
+        interval = None if self.interval_seconds is None else timedelta(seconds=self.interval_seconds)
+        return Timetable(self.name, interval, self.cron, self.time_zone, timedelta(seconds=self.jitter_seconds))
+
+
+COLUMNS = """name, kind, interval_seconds, cron, time_zone, jitter_seconds, missed_runs, disabled, target, payload, owner, built_in,
+              version, due_time, next_time, last_time"""
+
+
+def _row(record: Record) -> Row:
+    return Row(*record.values())
+
 
 _PUT = """
-INSERT INTO jobs.schedules (name, kind, interval_seconds) VALUES ($1, $2, $3)
-ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, interval_seconds = excluded.interval_seconds
+INSERT INTO jobs.schedules (name, kind, interval_seconds, cron, time_zone, jitter_seconds, missed_runs, built_in, due_time, next_time)
+VALUES ($1, $2, $3, $4, $5, $6, $7, true, $8, $9)
+ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, interval_seconds = excluded.interval_seconds, cron = excluded.cron,
+    time_zone = excluded.time_zone, jitter_seconds = excluded.jitter_seconds, missed_runs = excluded.missed_runs, built_in = true,
+    due_time = excluded.due_time, next_time = excluded.next_time
+    WHERE (jobs.schedules.kind, jobs.schedules.interval_seconds, jobs.schedules.cron, jobs.schedules.time_zone,
+           jobs.schedules.jitter_seconds, jobs.schedules.missed_runs)
+          IS DISTINCT FROM (excluded.kind, excluded.interval_seconds, excluded.cron, excluded.time_zone, excluded.jitter_seconds,
+           excluded.missed_runs)
 """
 
 
 async def put(tx: Tx, schedule: Schedule) -> None:
-    """Makes a schedule known; its next start stays."""
-    await tx.execute(_PUT, schedule.name, schedule.kind, int(schedule.interval.total_seconds()))
+    """Makes a schedule of this release known; its next time stays unless its timetable is another."""
+    seconds = None if schedule.interval is None else int(schedule.interval.total_seconds())
+    table = Timetable(schedule.name, schedule.interval, schedule.cron, schedule.zone, schedule.jitter)
+    table.check()
+    now = await clock(tx)
+    due = now if schedule.interval is not None else table.after(now)
+    await tx.execute(
+        _PUT, schedule.name, schedule.kind, seconds, schedule.cron, schedule.zone, int(schedule.jitter.total_seconds()), schedule.missed,
+        due, table.start(due),
+    )  # fmt: skip
+
+
+async def clock(tx: Tx) -> datetime:
+    """The engine's time."""
+    now: datetime = await tx.value("SELECT jobs.clock()")
+    return now.astimezone(UTC)
 
 
 async def page(tx: Tx, *, after: str, limit: int) -> list[Row]:
     """Schedules by name."""
-    rows = await tx.rows(
-        "SELECT name, kind, interval_seconds, next_time, last_time FROM jobs.schedules WHERE name > $1 ORDER BY name LIMIT $2", after, limit
-    )
-    return [Row(**dict(row.items())) for row in rows]
+    return [
+        _row(row) for row in await tx.rows(f"SELECT {COLUMNS} FROM jobs.schedules WHERE name > $1 ORDER BY name LIMIT $2", after, limit)
+    ]
 
 
-_DUE = """
-SELECT name, next_time FROM jobs.schedules WHERE next_time <= now() ORDER BY next_time LIMIT 1 FOR UPDATE SKIP LOCKED
+async def get(tx: Tx, name: str, *, lock: bool = False) -> Row | None:
+    """A schedule."""
+    row = await tx.row(f"SELECT {COLUMNS} FROM jobs.schedules WHERE name = $1" + (" FOR UPDATE" if lock else ""), name)
+    return None if row is None else _row(row)
+
+
+_CREATE = f"""
+INSERT INTO jobs.schedules (name, kind, interval_seconds, cron, time_zone, jitter_seconds, missed_runs, disabled, target, payload, owner,
+                            due_time, next_time)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (name) DO NOTHING RETURNING {COLUMNS}
 """
 
-_ADVANCE = """
-UPDATE jobs.schedules SET last_time = now(), next_time = greatest(next_time + make_interval(secs => interval_seconds), now())
- WHERE name = $1
+
+async def create(tx: Tx, row: Row) -> Row | None:
+    """Makes a schedule; None when the name is in use."""
+    due, start = await upcoming(tx, row)
+    made = await tx.row(
+        _CREATE, row.name, row.kind, row.interval_seconds, row.cron, row.time_zone, row.jitter_seconds, row.missed_runs, row.disabled,
+        row.target, dict(row.payload), row.owner, due, start,
+    )  # fmt: skip
+    return None if made is None else _row(made)
+
+
+_UPDATE = f"""
+UPDATE jobs.schedules SET interval_seconds = $2, cron = $3, time_zone = $4, jitter_seconds = $5, missed_runs = $6, disabled = $7,
+       payload = $8, due_time = $9, next_time = $10, version = version + 1
+ WHERE name = $1 RETURNING {COLUMNS}
 """
 
 
-async def due(tx: Tx) -> tuple[str, datetime] | None:
-    """The name and tick of a schedule that is due, locked and moved on; None when none is."""
-    row = await tx.row(_DUE)
-    if row is None:
-        return None
-    await tx.execute(_ADVANCE, row["name"])
-    return row["name"], row["next_time"]
+async def update(tx: Tx, row: Row) -> Row:
+    """Changes a schedule that is locked; what it missed while it was disabled is not made up for."""
+    due, start = await upcoming(tx, row)
+    made = await tx.row(
+        _UPDATE, row.name, row.interval_seconds, row.cron, row.time_zone, row.jitter_seconds, row.missed_runs, row.disabled,
+        dict(row.payload), due, start,
+    )  # fmt: skip
+    assert made is not None
+    return _row(made)
 
 
-async def start(tx: Tx, schedule: Schedule, kinds: Mapping[str, Kind], targets: Sequence[str], tick: str) -> list[str]:
-    """Starts a schedule's jobs for one tick; a target whose last job has not ended is passed over. Names of the jobs."""
-    kind = kinds[schedule.kind]
-    waiting = {
-        row["target"]
-        for row in await tx.rows("SELECT target FROM jobs.jobs WHERE kind = $1 AND state IN ('QUEUED', 'RUNNING')", schedule.kind)
-    }
-    started = []
-    for target in targets:
-        if target in waiting:
-            continue
-        job = await store.enqueue(
-            tx,
-            kind=kind.name,
-            target=target,
-            creator=f"schedules/{schedule.name}",
-            max_attempts=kind.max_attempts,
-            unique_key=f"{schedule.name}/{target}/{tick}",
-        )
-        started += [job.name] if job else []
-    return started
+async def upcoming(tx: Tx, row: Row) -> tuple[datetime, datetime]:
+    """The next time that a timetable is due from now on, and its start."""
+    due = row.timetable.after(await clock(tx))
+    return due, row.timetable.start(due)
+
+
+async def delete(tx: Tx, name: str) -> None:
+    """Removes a schedule with its history."""
+    await tx.execute("DELETE FROM jobs.firings WHERE schedule = $1", name)
+    await tx.execute("DELETE FROM jobs.schedules WHERE name = $1", name)
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """A row of jobs.firings."""
+
+    due_time: datetime
+    start_time: datetime
+    outcome: str
+    jobs: int
+    message: str
+
+
+async def firings(tx: Tx, name: str, *, before: datetime | None, limit: int) -> list[Firing]:
+    """The runs of a schedule, newest first."""
+    sql = """SELECT due_time, start_time, outcome, jobs, message FROM jobs.firings
+              WHERE schedule = $1 AND ($2::timestamptz IS NULL OR due_time < $2) ORDER BY due_time DESC LIMIT $3"""
+    return [Firing(*row.values()) for row in await tx.rows(sql, name, before, limit)]

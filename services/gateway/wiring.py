@@ -19,7 +19,7 @@ from kubegems.identity.v1 import (
     session_service_pb2,
     user_service_pb2,
 )
-from kubegems.jobs.v1 import job_service_pb2, schedule_service_pb2
+from kubegems.jobs.v1 import job_service_pb2, queue_service_pb2, schedule_service_pb2
 from kubegems.messages.v1 import announcement_service_pb2, inbox_service_pb2, message_service_pb2
 from kubegems.tenancy.v1 import (
     environment_service_pb2,
@@ -221,7 +221,7 @@ def forwarded_methods(base: Base, identity_: Identity) -> list[Method]:
             base.config.msgbus_address,
             (message_service_pb2.DESCRIPTOR, inbox_service_pb2.DESCRIPTOR, announcement_service_pb2.DESCRIPTOR),
         ),
-        ("worker", base.config.worker_address, (job_service_pb2.DESCRIPTOR, schedule_service_pb2.DESCRIPTOR)),
+        ("worker", base.config.worker_address, (job_service_pb2.DESCRIPTOR, schedule_service_pb2.DESCRIPTOR, queue_service_pb2.DESCRIPTOR)),
     ):
         channel = Channel(address, name, base.tls)
         base.life.stack.push_async_callback(channel.close)

@@ -170,7 +170,9 @@ class Consumers:
 
     def _notice(self, received: Received) -> None:
         if received.subject == subjects.notice("jobs"):
-            self._hub.job_moved(received.parse(JobMoved))
+            first = received.parse(JobMoved)
+            for moved in (first, *first.also):
+                self._hub.job_moved(moved)
         else:
             self._hub.notice(received.parse(NoticeStored))
 

@@ -1,25 +1,40 @@
-"""JobService and ScheduleService: parse, one transaction, answer."""
+"""JobService and QueueService: parse, one transaction, answer."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC
 
+from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from kubegems.jobs.v1 import job_pb2, job_service_pb2, schedule_pb2, schedule_service_pb2
+from kubegems.jobs.v1 import job_pb2, job_service_pb2, queue_pb2, queue_service_pb2
 from libs import pg
 from libs.faults import Violation
-from libs.jobs import schedule, store
+from libs.jobs import queues, steps, store
 from libs.jobs.domain import Job, JobEnded, JobNotEnded, Kind
+from libs.jobs.store import Seen
 from libs.pg import Database, Tx, filters
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
-from services.worker.domain import JobNotFound, ScheduleNotFound, UnknownKind
+from services.worker import messages
+from services.worker.domain import JobNotFound, QueueNotFound, UnknownKind
 
-_FILTERS: dict[str, str | filters.Column] = {"kind": "kind", "state": "state", "target": "target"}
+_STATES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "DEAD")
+_FILTERS: dict[str, str | filters.Column] = {
+    "kind": "kind",
+    "state": filters.Column("state", values=_STATES),
+    "target": "target",
+    "creator": "creator",
+    "queue": "queue",
+    "reason": "reason",
+    "create_time": filters.Column("create_time", kind="time"),
+    "end_time": filters.Column("end_time", kind="time"),
+}
 WATCH_POLL_SECONDS = 0.5
+MOST_AT_ONCE = 1000
 
 
 class Jobs:
@@ -32,39 +47,40 @@ class Jobs:
 
     async def CreateJob(self, request: job_service_pb2.CreateJobRequest, call: Call) -> job_pb2.Job:
         """Starts a job."""
-        kind = self._kinds.get(request.job.kind)
+        wanted = request.job
+        kind = self._kind(wanted.kind, wanted.target)
+        payload = kind.parse(json_format.MessageToDict(wanted.payload), strict=True)
+        order = kind.order(
+            wanted.target, call.caller.name, payload, priority=wanted.priority,
+            run_time=wanted.run_time.ToDatetime(tzinfo=UTC) if wanted.HasField("run_time") else None,
+            idempotency_key=f"{call.caller.name} {request.request_id}" if request.request_id else None,
+        )  # fmt: skip
+        made = await store.enqueue(await pg.tx(call), order)
+        call.resources.append(made.job.name)
+        return messages.job(made.job)
+
+    def _kind(self, name: str, target: str) -> Kind:
+        kind = self._kinds.get(name)
         if kind is None:
             known = ", ".join(sorted(self._kinds))
-            raise UnknownKind.fields([Violation("job.kind", f"{request.job.kind!r} is not a kind of job; known are {known}")])
-        if not kind.fits(request.job.target):
-            raise UnknownKind.fields([Violation("job.target", f"{request.job.target!r} does not fit {kind.name}")])
-        tx = await pg.tx(call)
-        job = await store.enqueue(tx, kind=kind.name, target=request.job.target, creator=call.caller.name, max_attempts=kind.max_attempts)
-        assert job is not None  # without a unique key nothing can be there already
-        call.resources.append(job.name)
-        return _to_proto(job)
+            raise UnknownKind.fields([Violation("job.kind", f"{name!r} is not a kind of job; known are {known}")])
+        if not kind.fits(target):
+            raise UnknownKind.fields([Violation("job.target", f"{target!r} does not fit {kind.name}")])
+        return kind
 
     async def GetJob(self, request: job_service_pb2.GetJobRequest, call: Call) -> job_pb2.Job:
         """Returns a job."""
-        return _to_proto(await self._visible(await pg.tx(call), request.name, call))
+        tx = await pg.tx(call)
+        return await self._shown(tx, await self._visible(tx, request.name, call))
 
     async def ListJobs(self, request: job_service_pb2.ListJobsRequest, call: Call) -> job_service_pb2.ListJobsResponse:
         """Lists jobs, newest first."""
         page = self._pages.open(call, request, order=("id",))
         where, args = filters.parse(request.filter, _FILTERS, first_parameter=7)
-        scopes = call.caller.rights.scopes(call.method.rule.permission)
-        jobs = await store.page(
-            await pg.tx(call),
-            everything=scopes.everything,
-            exact=sorted(scopes.exact),
-            trees=sorted(scopes.trees),
-            before=uuid.UUID(page.after[0]) if page.after else None,
-            limit=page.limit,
-            where=where,
-            args=args,
-        )
+        before = uuid.UUID(page.after[0]) if page.after else None
+        jobs = await store.page(await pg.tx(call), _seen(call), before=before, limit=page.limit, where=where, args=args)
         shown, token = page.close(jobs, key=lambda job: (str(job.id),))
-        return job_service_pb2.ListJobsResponse(jobs=[_to_proto(job) for job in shown], next_page_token=token)
+        return job_service_pb2.ListJobsResponse(jobs=[messages.job(job) for job in shown], next_page_token=token)
 
     async def WatchJob(self, request: job_service_pb2.WatchJobRequest, call: Call) -> AsyncIterator[job_pb2.Job]:
         """Streams a job at every change until it has ended."""
@@ -72,7 +88,7 @@ class Jobs:
         while True:
             async with self._database.transaction(readonly=True) as tx:
                 job = await self._visible(tx, request.name, call)
-            shown = _to_proto(job)
+                shown = await self._shown(tx, job)
             if shown != last:
                 last = shown
                 yield shown
@@ -87,16 +103,50 @@ class Jobs:
         cancelled = await store.cancel(tx, job.id)
         if cancelled is None:
             raise JobEnded(f"{job.name} is {job.state} and cannot be cancelled")
-        return _to_proto(cancelled)
+        return messages.job(cancelled)
 
     async def RetryJob(self, request: job_service_pb2.RetryJobRequest, call: Call) -> job_pb2.Job:
-        """Queues an ended job again."""
+        """Queues an ended job again, to go on at the step that failed."""
         tx = await pg.tx(call)
         job = await self._visible(tx, request.name, call)
         queued = await store.again(tx, job.id)
         if queued is None:
-            raise JobNotEnded(f"{job.name} is {job.state}; only a failed, cancelled or dead job can be retried")
-        return _to_proto(queued)
+            raise JobNotEnded(f"{job.name} is {job.state}, or its like is pending; only a failed, cancelled or dead job can be retried")
+        return messages.job(queued)
+
+    async def ReplayJob(self, request: job_service_pb2.ReplayJobRequest, call: Call) -> job_pb2.Job:
+        """Starts an ended job anew, as a job of the caller."""
+        tx = await pg.tx(call)
+        job = await self._visible(tx, request.name, call)
+        if not job.state.ended:
+            raise JobNotEnded(f"{job.name} is {job.state}; only an ended job can be replayed")
+        kind = self._kind(job.kind, job.target)
+        key = f"{call.caller.name} replay {request.request_id}" if request.request_id else None
+        order = kind.order(
+            job.target, call.caller.name, kind.parse(job.arguments), priority=job.priority, idempotency_key=key, replay_of=job.id
+        )
+        made = await store.enqueue(tx, order)
+        call.resources.append(made.job.name)
+        return messages.job(made.job)
+
+    async def BulkRetryJobs(self, request: job_service_pb2.BulkRetryJobsRequest, call: Call) -> job_service_pb2.BulkRetryJobsResponse:
+        """Queues all jobs again that a filter finds and that can be."""
+        tx = await pg.tx(call)
+        where, args = filters.parse(request.filter, _FILTERS, first_parameter=7)
+        where += " AND state IN ('FAILED', 'CANCELLED', 'DEAD')"
+        found = await store.page(tx, _seen(call), before=None, limit=MOST_AT_ONCE, where=where, args=args)
+        again = [await store.again(tx, job.id) for job in found]
+        return job_service_pb2.BulkRetryJobsResponse(jobs=[job.name for job in again if job is not None])
+
+    async def PurgeJobs(self, request: job_service_pb2.PurgeJobsRequest, call: Call) -> job_service_pb2.PurgeJobsResponse:
+        """Removes ended jobs."""
+        where, args = filters.parse(request.filter, _FILTERS, first_parameter=6)
+        gone = await store.purge(await pg.tx(call), _seen(call), limit=MOST_AT_ONCE, where=where, args=args, dry_run=request.validate_only)
+        return job_service_pb2.PurgeJobsResponse(purged=len(gone))
+
+    async def _shown(self, tx: Tx, job: Job) -> job_pb2.Job:
+        paused = bool(await tx.value("SELECT paused FROM jobs.queues WHERE name = $1", job.queue))
+        return messages.job(job, paused=paused, steps_=await steps.of(tx, job.id))
 
     async def _visible(self, tx: Tx, name: str, call: Call) -> Job:
         try:
@@ -108,59 +158,36 @@ class Jobs:
         return job
 
 
-class Schedules:
-    """kubegems.jobs.v1.ScheduleService."""
+def _seen(call: Call) -> Seen:
+    scopes = call.caller.rights.scopes(call.method.rule.permission)
+    return Seen(scopes.everything, sorted(scopes.exact), sorted(scopes.trees))
 
-    def __init__(self, kinds: Mapping[str, Kind], schedules: Mapping[str, schedule.Schedule], pages: Pages) -> None:
-        self._kinds = kinds
-        self._schedules = schedules
+
+class Queues:
+    """kubegems.jobs.v1.QueueService."""
+
+    def __init__(self, pages: Pages) -> None:
         self._pages = pages
 
-    async def ListSchedules(
-        self, request: schedule_service_pb2.ListSchedulesRequest, call: Call
-    ) -> schedule_service_pb2.ListSchedulesResponse:
-        """Lists the schedules, by name."""
+    async def ListQueues(self, request: queue_service_pb2.ListQueuesRequest, call: Call) -> queue_service_pb2.ListQueuesResponse:
+        """Lists the queues, by name."""
         page = self._pages.open(call, request, order=("name",))
-        rows = await schedule.page(await pg.tx(call), after=page.after[0] if page.after else "", limit=page.limit)
-        shown, token = page.close(rows, key=lambda row: (row.name,))
-        return schedule_service_pb2.ListSchedulesResponse(schedules=[_schedule(row) for row in shown], next_page_token=token)
+        found = await queues.page(await pg.tx(call), after=page.after[0] if page.after else "", limit=page.limit)
+        shown, token = page.close(found, key=lambda queue: (queue.name,))
+        return queue_service_pb2.ListQueuesResponse(queues=[messages.queue(queue) for queue in shown], next_page_token=token)
 
-    async def RunSchedule(self, request: schedule_service_pb2.RunScheduleRequest, call: Call) -> schedule_service_pb2.RunScheduleResponse:
-        """Starts a schedule's jobs now."""
-        found = self._schedules.get(request.name.removeprefix("schedules/"))
-        if found is None:
-            raise ScheduleNotFound(f"there is no {request.name}")
-        targets = await found.targets()
-        tx = await pg.tx(call)
-        jobs = await schedule.start(tx, found, self._kinds, targets, f"run {call.request_id}")
-        return schedule_service_pb2.RunScheduleResponse(jobs=jobs)
+    async def PauseQueue(self, request: queue_service_pb2.PauseQueueRequest, call: Call) -> queue_pb2.Queue:
+        """Keeps new jobs of a queue from starting."""
+        tx, name = await pg.tx(call), request.name.removeprefix("queues/")
+        return await self._shown(tx, name, known=await queues.pause(tx, name, call.caller.name))
 
+    async def ResumeQueue(self, request: queue_service_pb2.ResumeQueueRequest, call: Call) -> queue_pb2.Queue:
+        """Lets jobs of a queue start again."""
+        tx, name = await pg.tx(call), request.name.removeprefix("queues/")
+        return await self._shown(tx, name, known=await queues.resume(tx, name))
 
-def _to_proto(job: Job) -> job_pb2.Job:
-    shown = job_pb2.Job(
-        name=job.name,
-        kind=job.kind,
-        target=job.target,
-        state=job_pb2.Job.State.Value(job.state.value),
-        progress=job_pb2.Job.Progress(percent=job.percent, message=job.message),
-        error=job.error,
-        attempts=job.attempts,
-        creator=job.creator,
-        trace_id=job.trace_id,
-    )
-    shown.create_time.FromDatetime(job.create_time)
-    if job.start_time:
-        shown.start_time.FromDatetime(job.start_time)
-    if job.end_time:
-        shown.end_time.FromDatetime(job.end_time)
-    if job.result is not None:
-        shown.result.update(job.result)
-    return shown
-
-
-def _schedule(row: schedule.Row) -> schedule_pb2.Schedule:
-    shown = schedule_pb2.Schedule(name=f"schedules/{row.name}", kind=row.kind, interval_seconds=row.interval_seconds)
-    shown.next_time.FromDatetime(row.next_time)
-    if row.last_time:
-        shown.last_time.FromDatetime(row.last_time)
-    return shown
+    async def _shown(self, tx: Tx, name: str, *, known: bool) -> queue_pb2.Queue:
+        if not known:
+            raise QueueNotFound(f"there is no queues/{name}")
+        [found] = [queue for queue in await queues.page(tx) if queue.name == name]
+        return messages.queue(found)

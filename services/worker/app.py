@@ -6,13 +6,12 @@ import os
 import socket
 from datetime import timedelta
 
-from google.protobuf.message import DecodeError
-from libs.bus.relay import Relay
-
-from kubegems.jobs.v1 import events_pb2, job_service_pb2, schedule_service_pb2
+from kubegems.jobs.v1 import job_service_pb2, queue_service_pb2, schedule_service_pb2
 from libs import audit, jobs, rpc
 from libs.audit import Auditor, PgUnits
-from libs.bus import Bus, Received, Rejected, streams
+from libs.bus import Bus
+from libs.bus.relay import Relay
+from libs.jobs.clockwork import Clockwork
 from libs.jobs.dispatch import Dispatcher
 from libs.jobs.runner import Runner
 from libs.jobs.schedule import Schedule
@@ -22,12 +21,11 @@ from libs.rpc import metrics
 from libs.rpc.context import CallerContexts
 from libs.rpc.server import MAX_METADATA
 from libs.run import Life
-from services.worker.api import Jobs, Schedules
+from services.worker.api import Jobs, Queues
 from services.worker.clients import Gateway
 from services.worker.config import Config
 from services.worker.jobs import INVENTORY, kinds
-
-DURABLE = "workers"
+from services.worker.schedules_api import Schedules
 
 
 async def start(config: Config, life: Life) -> None:
@@ -48,16 +46,20 @@ async def start(config: Config, life: Life) -> None:
     life.stack.push_async_callback(channel.close)
     gateway = Gateway(channel)
     known = kinds(gateway, gateway.place)
-    schedules = [Schedule("inventory", INVENTORY, timedelta(seconds=config.inventory_seconds), gateway.online_clusters)]
-    await _work(config=config, life=life, database=database, bus=bus, gateway=gateway, known=known, schedules=schedules)
+    every = timedelta(seconds=config.inventory_seconds)
+    schedules = [Schedule(name="inventory", kind=INVENTORY, interval=every, targets=gateway.online_clusters)]
+    clockwork = Clockwork(database, known, schedules)
+    life.spawn("clockwork", clockwork.run())
+    await _work(config=config, life=life, database=database, bus=bus, gateway=gateway, known=known)
     key = config.page_key_file.read_bytes()
     pages = Pages(key)
     served = [
         *rpc.methods(job_service_pb2.DESCRIPTOR.services_by_name["JobService"], Jobs(database, known, pages)),
         *rpc.methods(
             schedule_service_pb2.DESCRIPTOR.services_by_name["ScheduleService"],
-            Schedules(known, {s.name: s for s in schedules}, pages),
+            Schedules(known, clockwork, pages),
         ),
+        *rpc.methods(queue_service_pb2.DESCRIPTOR.services_by_name["QueueService"], Queues(pages)),
     ]
     pipeline = rpc.Pipeline(
         served,
@@ -72,23 +74,18 @@ async def start(config: Config, life: Life) -> None:
     life.on_drain.append(lambda: server.drain(2.0))
 
 
-async def _work(
-    *, config: Config, life: Life, database: Database, bus: Bus, gateway: Gateway, known: jobs.Kinds, schedules: list[Schedule]
-) -> None:
-    dispatcher = Dispatcher(database, bus, known, schedules)
+async def _work(*, config: Config, life: Life, database: Database, bus: Bus, gateway: Gateway, known: jobs.Kinds) -> None:
+    dispatcher = Dispatcher(database, bus, known, window=2 * config.concurrency)
+    runner = Runner(
+        database, known, allowed=gateway.allowed, worker=f"{socket.gethostname()}/{os.getpid()}", concurrency=config.concurrency,
+        on_claimed=dispatcher.claimed,
+    )  # fmt: skip
     await database.listen(jobs.WAKE, dispatcher.wake)
+    await database.listen(jobs.CANCEL, runner.cancelled)
     life.spawn("dispatcher", dispatcher.run())
     life.spawn("relay", Relay(database, bus, [jobs.SCHEMA]).run())
-    runner = Runner(database, known, allowed=gateway.allowed, worker=f"{socket.gethostname()}/{os.getpid()}")
-
-    async def handle(received: Received) -> None:
-        try:
-            dispatch = received.parse(events_pb2.JobDispatch)
-        except (ValueError, DecodeError) as error:
-            raise Rejected(str(error)) from error
-        await runner.handle(dispatch)
-
-    life.spawn("runner", bus.consume(streams.JOBS.name, handle, durable=DURABLE, concurrency=config.concurrency))
+    life.spawn("runner", runner.run(bus))
+    life.on_drain.append(runner.drain)
 
 
 async def decided(call: rpc.Call, request: object) -> None:

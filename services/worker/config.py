@@ -23,4 +23,4 @@ class Config:
     grpc_address: str = doc("host:port that the worker serves gRPC on.", default="127.0.0.1:8455")
     metrics_address: str = doc("host:port of the Prometheus metrics.", default="127.0.0.1:8456")
     inventory_seconds: int = doc("Seconds between two inventories of each cluster.", default=60)
-    concurrency: int = doc("Jobs that run at the same time.", default=16)
+    concurrency: int = doc("Jobs that run at the same time.", default=32)

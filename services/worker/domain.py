@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from libs.faults import Invalid, NotFound
+from libs.faults import AlreadyExists, Invalid, NotFound, Precondition
 from libs.kube import quantity
 
 
@@ -21,6 +21,24 @@ class ScheduleNotFound(NotFound):
     """There is no such schedule."""
 
     reason = "SCHEDULE_NOT_FOUND"
+
+
+class ScheduleExists(AlreadyExists):
+    """A schedule has that name."""
+
+    reason = "SCHEDULE_EXISTS"
+
+
+class BuiltInSchedule(Precondition):
+    """The schedule comes with the release: only `disabled` can be changed."""
+
+    reason = "BUILT_IN_SCHEDULE"
+
+
+class QueueNotFound(NotFound):
+    """There is no such queue."""
+
+    reason = "QUEUE_NOT_FOUND"
 
 
 class UnknownKind(Invalid):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from google.protobuf import json_format
+from google.protobuf import struct_pb2
+from google.protobuf.message import Message
 
 from kubegems.fleet.v1 import cluster_pb2
-from libs.jobs.domain import GiveUp, Job, Kind, Progress
+from libs.jobs import Context, GiveUp, Kind
+from libs.jobs import kinds as known
 from services.worker.domain import Place, usage_report
 
 INVENTORY = "cluster-inventory"
@@ -39,33 +41,38 @@ class Places(Protocol):
 def kinds(clusters: Clusters, places: Places) -> dict[str, Kind]:
     """All kinds by name."""
 
-    async def inventory(job: Job, progress: Progress) -> Mapping[str, Any]:
-        await progress(10, "counting nodes and pods")
-        counted = await clusters.count_inventory(job.target)
-        return json_format.MessageToDict(counted)
+    async def inventory(context: Context, _payload: Message) -> Message:
+        context.progress(10, "counting nodes and pods")
+        return await clusters.count_inventory(context.job.target)
 
-    async def report(job: Job, progress: Progress) -> Mapping[str, Any]:
-        place = await places(job.target)
+    async def report(context: Context, _payload: Message) -> Message:
+        place = await places(context.job.target)
         if place is None:
-            raise GiveUp(f"{job.target} is not there any more")
-        username = job.creator.removeprefix("users/")
+            raise GiveUp(f"{context.job.target} is not there any more")
+        username = context.job.owner.removeprefix("users/")
         base = f"/api/v1/namespaces/{place.namespace}"
-        await progress(10, "reading the quota")
+        context.progress(10, "reading the quota")
         quotas = await clusters.kubernetes(place.cluster, username, f"{base}/resourcequotas")
-        pods: list[Mapping[str, Any]] = []
-        token = ""
-        while True:
-            await progress(30 if not pods else 60, f"reading pods ({len(pods)} so far)")
-            query = f"limit={PAGE}" + (f"&continue={token}" if token else "")
-            answer = await clusters.kubernetes(place.cluster, username, f"{base}/pods", query)
-            pods += answer.get("items", [])
-            token = answer.get("metadata", {}).get("continue", "")
-            if not token:
-                break
-        await progress(90, "adding up")
-        return usage_report(place, quotas.get("items", []), pods)
+        pods = await _pods(context, clusters, place, username)
+        context.progress(90, "adding up")
+        made = struct_pb2.Struct()
+        made.update(usage_report(place, quotas.get("items", []), pods))
+        return made
 
-    return {
-        INVENTORY: Kind(INVENTORY, targets="clusters", depth=2, permission="jobs.jobs.create", handler=inventory),
-        USAGE_REPORT: Kind(USAGE_REPORT, targets="tenants", depth=6, permission="jobs.jobs.create", handler=report),
-    }
+    return known(
+        Kind(INVENTORY, targets="clusters", depth=2, permission="jobs.jobs.create", handler=inventory, unique=True),
+        Kind(USAGE_REPORT, targets="tenants", depth=6, permission="jobs.jobs.create", handler=report),
+    )
+
+
+async def _pods(context: Context, clusters: Clusters, place: Place, username: str) -> list[Mapping[str, Any]]:
+    pods: list[Mapping[str, Any]] = []
+    token = ""
+    while True:
+        context.progress(30 if not pods else 60, f"reading pods ({len(pods)} so far)")
+        query = f"limit={PAGE}" + (f"&continue={token}" if token else "")
+        answer = await clusters.kubernetes(place.cluster, username, f"/api/v1/namespaces/{place.namespace}/pods", query)
+        pods += answer.get("items", [])
+        token = answer.get("metadata", {}).get("continue", "")
+        if not token:
+            return pods

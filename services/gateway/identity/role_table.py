@@ -171,7 +171,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("alert rules: change", _write("observability.rules"), _at(TREE, *_OPERATE)),
     Row("jobs of the scope: read", _read("jobs.jobs"), _at(TREE, *_SEE), audited=True),
-    Row("jobs of the scope: start, cancel, retry", _all("jobs.jobs", "create", "cancel", "retry"), _at(TREE, *_OPERATE)),
+    Row("jobs of the scope: start, cancel, retry, replay", _all("jobs.jobs", "create", "cancel", "retry", "replay"), _at(TREE, *_OPERATE)),
+    Row("jobs of the scope: purge", ("jobs.jobs.purge",), _at(TREE, _TA, _PA)),
     Row("live changes of the scope", ("messages.messages.subscribe",), _at(TREE, *_SEE), audited=True),
     Row("audit of the scope", _read("audit.events"), _at(TREE, _TA, _PA), audited=True),
     Row(
@@ -200,6 +201,8 @@ ROWS: tuple[Row, ...] = (
         (*_all("tenancy.quotas", "update", "delete"), *_all("tenancy.quotaRequests", "approve", "reject")),
     ),
     Row("environment: foreign namespace, adopt, relax pod security", _all("tenancy.environments", "adopt", "relaxPodSecurity")),
-    Row("schedules: read", ("jobs.schedules.list",), audited=True),
-    Row("schedules: run", ("jobs.schedules.run",)),
+    Row("schedules: read", _read("jobs.schedules"), audited=True),
+    Row("schedules: run, make, change, delete", ("jobs.schedules.run", *_write("jobs.schedules"))),
+    Row("queues: read", ("jobs.queues.list",), audited=True),
+    Row("queues: pause, resume", _all("jobs.queues", "pause", "resume")),
 )

@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -58,6 +60,13 @@ class JobMoved(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    LOG_LINES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ALSO_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`jobs/{job}`."""
     state: _builtins.str
@@ -70,6 +79,24 @@ class JobMoved(_message.Message):
     """Target of the job, which decides who may see it."""
     creator: _builtins.str
     """Who started it."""
+    step: _builtins.str
+    """Step under way; empty when the kind has none."""
+    kind: _builtins.str
+    """Kind of the job."""
+    attempt: _builtins.int
+    """Attempt, from 1; 0 before the first."""
+    cancel_requested: _builtins.bool
+    """Stop was asked for and the job has not answered yet."""
+    fence: _builtins.int
+    """Fence of the claim; a message with a lower one is old."""
+    @_builtins.property
+    def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lines of the log that are new since the last message about this job."""
+
+    @_builtins.property
+    def also(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobMoved]:
+        """Other jobs that moved in the same transaction, in order."""
+
     def __init__(
         self,
         *,
@@ -79,10 +106,17 @@ class JobMoved(_message.Message):
         message: _builtins.str = ...,
         target: _builtins.str = ...,
         creator: _builtins.str = ...,
+        step: _builtins.str = ...,
+        log_lines: _abc.Iterable[_builtins.str] | None = ...,
+        kind: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        also: _abc.Iterable[Global___JobMoved] | None = ...,
+        cancel_requested: _builtins.bool = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["creator", b"creator", "message", b"message", "name", b"name", "percent", b"percent", "state", b"state", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also", b"also", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "creator", b"creator", "fence", b"fence", "kind", b"kind", "log_lines", b"log_lines", "message", b"message", "name", b"name", "percent", b"percent", "state", b"state", "step", b"step", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

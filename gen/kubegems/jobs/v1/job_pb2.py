@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1akubegems/jobs/v1/job.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\xed\x05\n\x03Job\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12)\n\x04kind\x18\x02 \x01(\tB\x1b\x92\xb5\x18\x17\x08\x01 @*\x0f[a-z][a-z0-9-]*H\x01\x12`\n\x06target\x18\x03 \x01(\tBP\x92\xb5\x18L\x08\x01*F(tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?|clusters/[^/]+)H\x01\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32\x1b.kubegems.jobs.v1.Job.StateB\x06\x92\xb5\x18\x02@\x01\x12\x38\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.kubegems.jobs.v1.Job.ProgressB\x06\x92\xb5\x18\x02@\x01\x12/\n\x06result\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\x92\xb5\x18\x02@\x01\x12\x15\n\x05\x65rror\x18\x07 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x18\n\x08\x61ttempts\x18\x08 \x01(\x05\x42\x06\x92\xb5\x18\x02@\x01\x12\x17\n\x07\x63reator\x18\t \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x37\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x36\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x34\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x18\n\x08trace_id\x18\r \x01(\tB\x06\x92\xb5\x18\x02@\x01\x1a,\n\x08Progress\x12\x0f\n\x07percent\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\r\n\tCANCELLED\x10\x05\x12\x08\n\x04\x44\x45\x41\x44\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1akubegems/jobs/v1/job.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x90\x0b\n\x03Job\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12)\n\x04kind\x18\x02 \x01(\tB\x1b\x92\xb5\x18\x17\x08\x01 @*\x0f[a-z][a-z0-9-]*H\x01\x12i\n\x06target\x18\x03 \x01(\tBY\x92\xb5\x18U\x08\x01*O(tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?|clusters/[^/]+|platform)H\x01\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32\x1b.kubegems.jobs.v1.Job.StateB\x06\x92\xb5\x18\x02@\x01\x12\x38\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.kubegems.jobs.v1.Job.ProgressB\x06\x92\xb5\x18\x02@\x01\x12/\n\x06result\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\x92\xb5\x18\x02@\x01\x12\x15\n\x05\x65rror\x18\x07 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x18\n\x08\x61ttempts\x18\x08 \x01(\x05\x42\x06\x92\xb5\x18\x02@\x01\x12\x17\n\x07\x63reator\x18\t \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x37\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x36\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x34\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x18\n\x08trace_id\x18\r \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x30\n\x07payload\x18\x0e \x01(\x0b\x32\x17.google.protobuf.StructB\x06\x92\xb5\x18\x02H\x01\x12\x15\n\x05queue\x18\x0f \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x1c\n\x08priority\x18\x10 \x01(\x05\x42\n\x92\xb5\x18\x06\x30\x00\x38\tH\x01\x12\x34\n\x08run_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02H\x01\x12\x31\n\x05steps\x18\x12 \x03(\x0b\x32\x1a.kubegems.jobs.v1.Job.StepB\x06\x92\xb5\x18\x02@\x01\x12 \n\x10\x63\x61ncel_requested\x18\x13 \x01(\x08\x42\x06\x92\xb5\x18\x02@\x01\x12\x1b\n\x0bwaiting_for\x18\x14 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x1e\n\x0ewaiting_reason\x18\x15 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x1c\n\x0cmax_attempts\x18\x16 \x01(\x05\x42\x06\x92\xb5\x18\x02@\x01\x12\x16\n\x06reason\x18\x17 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x15\n\x05owner\x18\x18 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x1f\n\x0f\x63oncurrency_key\x18\x19 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x19\n\treplay_of\x18\x1a \x01(\tB\x06\x92\xb5\x18\x02@\x01\x1aL\n\x08Progress\x12\x0f\n\x07percent\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x10\n\x08log_tail\x18\x04 \x03(\t\x1a\xbf\x01\n\x04Step\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.kubegems.jobs.v1.Job.State\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\x05\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tSUCCEEDED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\r\n\tCANCELLED\x10\x05\x12\x08\n\x04\x44\x45\x41\x44\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOB'].fields_by_name['kind']._loaded_options = None
   _globals['_JOB'].fields_by_name['kind']._serialized_options = b'\222\265\030\027\010\001 @*\017[a-z][a-z0-9-]*H\001'
   _globals['_JOB'].fields_by_name['target']._loaded_options = None
-  _globals['_JOB'].fields_by_name['target']._serialized_options = b'\222\265\030L\010\001*F(tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?|clusters/[^/]+)H\001'
+  _globals['_JOB'].fields_by_name['target']._serialized_options = b'\222\265\030U\010\001*O(tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?|clusters/[^/]+|platform)H\001'
   _globals['_JOB'].fields_by_name['state']._loaded_options = None
   _globals['_JOB'].fields_by_name['state']._serialized_options = b'\222\265\030\002@\001'
   _globals['_JOB'].fields_by_name['progress']._loaded_options = None
@@ -60,10 +60,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOB'].fields_by_name['end_time']._serialized_options = b'\222\265\030\002@\001'
   _globals['_JOB'].fields_by_name['trace_id']._loaded_options = None
   _globals['_JOB'].fields_by_name['trace_id']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['payload']._loaded_options = None
+  _globals['_JOB'].fields_by_name['payload']._serialized_options = b'\222\265\030\002H\001'
+  _globals['_JOB'].fields_by_name['queue']._loaded_options = None
+  _globals['_JOB'].fields_by_name['queue']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['priority']._loaded_options = None
+  _globals['_JOB'].fields_by_name['priority']._serialized_options = b'\222\265\030\0060\0008\tH\001'
+  _globals['_JOB'].fields_by_name['run_time']._loaded_options = None
+  _globals['_JOB'].fields_by_name['run_time']._serialized_options = b'\222\265\030\002H\001'
+  _globals['_JOB'].fields_by_name['steps']._loaded_options = None
+  _globals['_JOB'].fields_by_name['steps']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['cancel_requested']._loaded_options = None
+  _globals['_JOB'].fields_by_name['cancel_requested']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['waiting_for']._loaded_options = None
+  _globals['_JOB'].fields_by_name['waiting_for']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['waiting_reason']._loaded_options = None
+  _globals['_JOB'].fields_by_name['waiting_reason']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['max_attempts']._loaded_options = None
+  _globals['_JOB'].fields_by_name['max_attempts']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['reason']._loaded_options = None
+  _globals['_JOB'].fields_by_name['reason']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['owner']._loaded_options = None
+  _globals['_JOB'].fields_by_name['owner']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['concurrency_key']._loaded_options = None
+  _globals['_JOB'].fields_by_name['concurrency_key']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_JOB'].fields_by_name['replay_of']._loaded_options = None
+  _globals['_JOB'].fields_by_name['replay_of']._serialized_options = b'\222\265\030\002@\001'
   _globals['_JOB']._serialized_start=145
-  _globals['_JOB']._serialized_end=894
-  _globals['_JOB_PROGRESS']._serialized_start=741
-  _globals['_JOB_PROGRESS']._serialized_end=785
-  _globals['_JOB_STATE']._serialized_start=787
-  _globals['_JOB_STATE']._serialized_end=894
+  _globals['_JOB']._serialized_end=1569
+  _globals['_JOB_PROGRESS']._serialized_start=1190
+  _globals['_JOB_PROGRESS']._serialized_end=1266
+  _globals['_JOB_STEP']._serialized_start=1269
+  _globals['_JOB_STEP']._serialized_end=1460
+  _globals['_JOB_STATE']._serialized_start=1462
+  _globals['_JOB_STATE']._serialized_end=1569
 # @@protoc_insertion_point(module_scope)

@@ -3,10 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -72,19 +74,73 @@ class Job(_message.Message):
 
         PERCENT_FIELD_NUMBER: _builtins.int
         MESSAGE_FIELD_NUMBER: _builtins.int
+        STEP_FIELD_NUMBER: _builtins.int
+        LOG_TAIL_FIELD_NUMBER: _builtins.int
         percent: _builtins.int
         """Percent done."""
         message: _builtins.str
         """What it does now."""
+        step: _builtins.str
+        """Step under way; empty when the kind has none."""
+        @_builtins.property
+        def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """The last lines of its log, oldest first."""
+
         def __init__(
             self,
             *,
             percent: _builtins.int = ...,
             message: _builtins.str = ...,
+            step: _builtins.str = ...,
+            log_tail: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "percent", b"percent"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["log_tail", b"log_tail", "message", b"message", "percent", b"percent", "step", b"step"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Step(_message.Message):
+        """Step is one part of a job that is done in order; a retry goes on at the first that has not succeeded."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        STATE_FIELD_NUMBER: _builtins.int
+        ATTEMPTS_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        START_TIME_FIELD_NUMBER: _builtins.int
+        END_TIME_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        """Name, unique in the kind."""
+        state: Global___Job.State.ValueType
+        """QUEUED (not begun), RUNNING, SUCCEEDED or FAILED."""
+        attempts: _builtins.int
+        """Times it was begun."""
+        error: _builtins.str
+        """Why it failed last."""
+        @_builtins.property
+        def start_time(self) -> _timestamp_pb2.Timestamp:
+            """When it last began."""
+
+        @_builtins.property
+        def end_time(self) -> _timestamp_pb2.Timestamp:
+            """When it ended."""
+
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            state: Global___Job.State.ValueType = ...,
+            attempts: _builtins.int = ...,
+            error: _builtins.str = ...,
+            start_time: _timestamp_pb2.Timestamp | None = ...,
+            end_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "end_time", b"end_time", "error", b"error", "name", b"name", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -101,6 +157,19 @@ class Job(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    RUN_TIME_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    WAITING_REASON_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
+    REPLAY_OF_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`jobs/{job}`."""
     kind: _builtins.str
@@ -117,6 +186,26 @@ class Job(_message.Message):
     """Who started it: `users/{user}`, or `schedules/{schedule}`."""
     trace_id: _builtins.str
     """Trace that the job belongs to."""
+    queue: _builtins.str
+    """Queue that it waits in, given by its kind."""
+    priority: _builtins.int
+    """Higher goes first among the jobs of one tenant."""
+    cancel_requested: _builtins.bool
+    """Stop was asked for while it ran; it is cleaning up."""
+    waiting_for: _builtins.str
+    """What a queued job waits for: empty for its turn, else `TIME`, `KEY`, `KIND` or `QUEUE`; see `waiting_reason`."""
+    waiting_reason: _builtins.str
+    """The same for people."""
+    max_attempts: _builtins.int
+    """Tries before it is DEAD."""
+    reason: _builtins.str
+    """Why it ended as it did, such as `ATTEMPTS_EXHAUSTED`, `WORKER_LOST`, `TIMEOUT`, `NOT_RETRYABLE`, `FORBIDDEN`; empty for success."""
+    owner: _builtins.str
+    """User whose rights are checked at every claim; empty for the platform's own work."""
+    concurrency_key: _builtins.str
+    """No two jobs with the same key run at the same time; empty for none."""
+    replay_of: _builtins.str
+    """`jobs/{job}` that this one is a replay of; empty for none."""
     @_builtins.property
     def progress(self) -> Global___Job.Progress:
         """How far it is."""
@@ -137,6 +226,18 @@ class Job(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def payload(self) -> _struct_pb2.Struct:
+        """What the kind needs to know beyond its target: the JSON form of the kind's payload message. Holds no secrets."""
+
+    @_builtins.property
+    def run_time(self) -> _timestamp_pb2.Timestamp:
+        """Not to start before; the next try of one that failed."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job.Step]:
+        """The steps, in order; empty for a kind of one piece."""
+
     def __init__(
         self,
         *,
@@ -153,10 +254,23 @@ class Job(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         trace_id: _builtins.str = ...,
+        payload: _struct_pb2.Struct | None = ...,
+        queue: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        run_time: _timestamp_pb2.Timestamp | None = ...,
+        steps: _abc.Iterable[Global___Job.Step] | None = ...,
+        cancel_requested: _builtins.bool = ...,
+        waiting_for: _builtins.str = ...,
+        waiting_reason: _builtins.str = ...,
+        max_attempts: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        concurrency_key: _builtins.str = ...,
+        replay_of: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "progress", b"progress", "result", b"result", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "payload", b"payload", "progress", b"progress", "result", b"result", "run_time", b"run_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "error", b"error", "kind", b"kind", "name", b"name", "progress", b"progress", "result", b"result", "start_time", b"start_time", "state", b"state", "target", b"target", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "concurrency_key", b"concurrency_key", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "error", b"error", "kind", b"kind", "max_attempts", b"max_attempts", "name", b"name", "owner", b"owner", "payload", b"payload", "priority", b"priority", "progress", b"progress", "queue", b"queue", "reason", b"reason", "replay_of", b"replay_of", "result", b"result", "run_time", b"run_time", "start_time", b"start_time", "state", b"state", "steps", b"steps", "target", b"target", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "waiting_reason", b"waiting_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

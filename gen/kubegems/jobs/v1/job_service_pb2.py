@@ -27,7 +27,7 @@ from kubegems.jobs.v1 import job_pb2 as kubegems_dot_jobs_dot_v1_dot_job__pb2
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"kubegems/jobs/v1/job_service.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1akubegems/jobs/v1/job.proto\x1a\x1fkubegems/policy/v1/policy.proto\"Z\n\x10\x43reateJobRequest\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x15.kubegems.jobs.v1.JobB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\nrequest_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\"1\n\rGetJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"S\n\x0fListJobsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.kubegems.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x0fWatchJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"4\n\x10\x43\x61ncelJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"3\n\x0fRetryJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+2\xbd\x06\n\nJobService\x12\x87\x01\n\tCreateJob\x12\".kubegems.jobs.v1.CreateJobRequest\x1a\x15.kubegems.jobs.v1.Job\"?\x8a\xb5\x18$\x08\x06\x12\x10jobs.jobs.create\x1a\njob.target \x03(\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/api/v1/jobs:\x01*\x12z\n\x06GetJob\x12\x1f.kubegems.jobs.v1.GetJobRequest\x1a\x15.kubegems.jobs.v1.Job\"8\x8a\xb5\x18\x17\x08\x06\x12\rjobs.jobs.get \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/{name=jobs/*}\x12\x83\x01\n\x08ListJobs\x12!.kubegems.jobs.v1.ListJobsRequest\x1a\".kubegems.jobs.v1.ListJobsResponse\"0\x8a\xb5\x18\x18\x08\x06\x12\x0ejobs.jobs.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/api/v1/jobs\x12\x86\x01\n\x08WatchJob\x12!.kubegems.jobs.v1.WatchJobRequest\x1a\x15.kubegems.jobs.v1.Job\">\x8a\xb5\x18\x17\x08\x06\x12\rjobs.jobs.get \x02(\x04\x38\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/{name=jobs/*}:watch0\x01\x12\x8d\x01\n\tCancelJob\x12\".kubegems.jobs.v1.CancelJobRequest\x1a\x15.kubegems.jobs.v1.Job\"E\x8a\xb5\x18\x1a\x08\x06\x12\x10jobs.jobs.cancel \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02!\"\x1c/api/v1/{name=jobs/*}:cancel:\x01*\x12\x89\x01\n\x08RetryJob\x12!.kubegems.jobs.v1.RetryJobRequest\x1a\x15.kubegems.jobs.v1.Job\"C\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.retry \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02 \"\x1b/api/v1/{name=jobs/*}:retry:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"kubegems/jobs/v1/job_service.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1akubegems/jobs/v1/job.proto\x1a\x1fkubegems/policy/v1/policy.proto\"Z\n\x10\x43reateJobRequest\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x15.kubegems.jobs.v1.JobB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\nrequest_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\"1\n\rGetJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"S\n\x0fListJobsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.kubegems.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x0fWatchJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"4\n\x10\x43\x61ncelJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"3\n\x0fRetryJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"P\n\x10ReplayJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\x12\x1a\n\nrequest_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\".\n\x14\x42ulkRetryJobsRequest\x12\x16\n\x06\x66ilter\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\"%\n\x15\x42ulkRetryJobsResponse\x12\x0c\n\x04jobs\x18\x01 \x03(\t\"A\n\x10PurgeJobsRequest\x12\x16\n\x06\x66ilter\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"#\n\x11PurgeJobsResponse\x12\x0e\n\x06purged\x18\x01 \x01(\x05\x32\xff\t\n\nJobService\x12\x87\x01\n\tCreateJob\x12\".kubegems.jobs.v1.CreateJobRequest\x1a\x15.kubegems.jobs.v1.Job\"?\x8a\xb5\x18$\x08\x06\x12\x10jobs.jobs.create\x1a\njob.target \x03(\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/api/v1/jobs:\x01*\x12z\n\x06GetJob\x12\x1f.kubegems.jobs.v1.GetJobRequest\x1a\x15.kubegems.jobs.v1.Job\"8\x8a\xb5\x18\x17\x08\x06\x12\rjobs.jobs.get \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/{name=jobs/*}\x12\x83\x01\n\x08ListJobs\x12!.kubegems.jobs.v1.ListJobsRequest\x1a\".kubegems.jobs.v1.ListJobsResponse\"0\x8a\xb5\x18\x18\x08\x06\x12\x0ejobs.jobs.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/api/v1/jobs\x12\x86\x01\n\x08WatchJob\x12!.kubegems.jobs.v1.WatchJobRequest\x1a\x15.kubegems.jobs.v1.Job\">\x8a\xb5\x18\x17\x08\x06\x12\rjobs.jobs.get \x02(\x04\x38\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/{name=jobs/*}:watch0\x01\x12\x8d\x01\n\tCancelJob\x12\".kubegems.jobs.v1.CancelJobRequest\x1a\x15.kubegems.jobs.v1.Job\"E\x8a\xb5\x18\x1a\x08\x06\x12\x10jobs.jobs.cancel \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02!\"\x1c/api/v1/{name=jobs/*}:cancel:\x01*\x12\x89\x01\n\x08RetryJob\x12!.kubegems.jobs.v1.RetryJobRequest\x1a\x15.kubegems.jobs.v1.Job\"C\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.retry \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02 \"\x1b/api/v1/{name=jobs/*}:retry:\x01*\x12\x8d\x01\n\tReplayJob\x12\".kubegems.jobs.v1.ReplayJobRequest\x1a\x15.kubegems.jobs.v1.Job\"E\x8a\xb5\x18\x1a\x08\x06\x12\x10jobs.jobs.replay \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02!\"\x1c/api/v1/{name=jobs/*}:replay:\x01*\x12\x9c\x01\n\rBulkRetryJobs\x12&.kubegems.jobs.v1.BulkRetryJobsRequest\x1a\'.kubegems.jobs.v1.BulkRetryJobsResponse\":\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.retry \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/jobs:retry:\x01*\x12\x90\x01\n\tPurgeJobs\x12\".kubegems.jobs.v1.PurgeJobsRequest\x1a#.kubegems.jobs.v1.PurgeJobsResponse\":\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.purge \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/jobs:purge:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +48,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELJOBREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\016\010\001*\njobs/[^/]+'
   _globals['_RETRYJOBREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_RETRYJOBREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\016\010\001*\njobs/[^/]+'
+  _globals['_REPLAYJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_REPLAYJOBREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\016\010\001*\njobs/[^/]+'
+  _globals['_REPLAYJOBREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REPLAYJOBREQUEST'].fields_by_name['request_id']._serialized_options = b'\222\265\030\002 @'
+  _globals['_BULKRETRYJOBSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_BULKRETRYJOBSREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\002\010\001'
+  _globals['_PURGEJOBSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_PURGEJOBSREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_JOBSERVICE'].methods_by_name['CreateJob']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['CreateJob']._serialized_options = b'\212\265\030$\010\006\022\020jobs.jobs.create\032\njob.target \003(\002\202\323\344\223\002\021\"\014/api/v1/jobs:\001*'
   _globals['_JOBSERVICE'].methods_by_name['GetJob']._loaded_options = None
@@ -60,6 +68,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSERVICE'].methods_by_name['CancelJob']._serialized_options = b'\212\265\030\032\010\006\022\020jobs.jobs.cancel \003(\0028\001\202\323\344\223\002!\"\034/api/v1/{name=jobs/*}:cancel:\001*'
   _globals['_JOBSERVICE'].methods_by_name['RetryJob']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['RetryJob']._serialized_options = b'\212\265\030\031\010\006\022\017jobs.jobs.retry \003(\0028\001\202\323\344\223\002 \"\033/api/v1/{name=jobs/*}:retry:\001*'
+  _globals['_JOBSERVICE'].methods_by_name['ReplayJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ReplayJob']._serialized_options = b'\212\265\030\032\010\006\022\020jobs.jobs.replay \003(\0028\001\202\323\344\223\002!\"\034/api/v1/{name=jobs/*}:replay:\001*'
+  _globals['_JOBSERVICE'].methods_by_name['BulkRetryJobs']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['BulkRetryJobs']._serialized_options = b'\212\265\030\031\010\006\022\017jobs.jobs.retry \003(\0028\001\202\323\344\223\002\027\"\022/api/v1/jobs:retry:\001*'
+  _globals['_JOBSERVICE'].methods_by_name['PurgeJobs']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['PurgeJobs']._serialized_options = b'\212\265\030\031\010\006\022\017jobs.jobs.purge \003(\0028\001\202\323\344\223\002\027\"\022/api/v1/jobs:purge:\001*'
   _globals['_CREATEJOBREQUEST']._serialized_start=147
   _globals['_CREATEJOBREQUEST']._serialized_end=237
   _globals['_GETJOBREQUEST']._serialized_start=239
@@ -74,6 +88,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELJOBREQUEST']._serialized_end=562
   _globals['_RETRYJOBREQUEST']._serialized_start=564
   _globals['_RETRYJOBREQUEST']._serialized_end=615
-  _globals['_JOBSERVICE']._serialized_start=618
-  _globals['_JOBSERVICE']._serialized_end=1447
+  _globals['_REPLAYJOBREQUEST']._serialized_start=617
+  _globals['_REPLAYJOBREQUEST']._serialized_end=697
+  _globals['_BULKRETRYJOBSREQUEST']._serialized_start=699
+  _globals['_BULKRETRYJOBSREQUEST']._serialized_end=745
+  _globals['_BULKRETRYJOBSRESPONSE']._serialized_start=747
+  _globals['_BULKRETRYJOBSRESPONSE']._serialized_end=784
+  _globals['_PURGEJOBSREQUEST']._serialized_start=786
+  _globals['_PURGEJOBSREQUEST']._serialized_end=851
+  _globals['_PURGEJOBSRESPONSE']._serialized_start=853
+  _globals['_PURGEJOBSRESPONSE']._serialized_end=888
+  _globals['_JOBSERVICE']._serialized_start=891
+  _globals['_JOBSERVICE']._serialized_end=2170
 # @@protoc_insertion_point(module_scope)

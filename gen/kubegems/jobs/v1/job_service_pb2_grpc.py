@@ -66,6 +66,21 @@ class JobServiceStub:
                 request_serializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
                 response_deserializer=kubegems_dot_jobs_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.ReplayJob = channel.unary_unary(
+                '/kubegems.jobs.v1.JobService/ReplayJob',
+                request_serializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.ReplayJobRequest.SerializeToString,
+                response_deserializer=kubegems_dot_jobs_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.BulkRetryJobs = channel.unary_unary(
+                '/kubegems.jobs.v1.JobService/BulkRetryJobs',
+                request_serializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.BulkRetryJobsRequest.SerializeToString,
+                response_deserializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.BulkRetryJobsResponse.FromString,
+                _registered_method=True)
+        self.PurgeJobs = channel.unary_unary(
+                '/kubegems.jobs.v1.JobService/PurgeJobs',
+                request_serializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.PurgeJobsRequest.SerializeToString,
+                response_deserializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.PurgeJobsResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -114,6 +129,27 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplayJob(self, request, context):
+        """Starts an ended job anew, from its first step, as a new job of the caller. FAILED_PRECONDITION while it has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BulkRetryJobs(self, request, context):
+        """Retries or replays all ended jobs that a filter finds, at most 1,000 at a time, in the scopes where the caller may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeJobs(self, request, context):
+        """Removes ended jobs that a filter finds, at most 1,000 at a time, in the scopes where the caller may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +182,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.RetryJob,
                     request_deserializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.RetryJobRequest.FromString,
                     response_serializer=kubegems_dot_jobs_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ReplayJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayJob,
+                    request_deserializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.ReplayJobRequest.FromString,
+                    response_serializer=kubegems_dot_jobs_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'BulkRetryJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.BulkRetryJobs,
+                    request_deserializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.BulkRetryJobsRequest.FromString,
+                    response_serializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.BulkRetryJobsResponse.SerializeToString,
+            ),
+            'PurgeJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeJobs,
+                    request_deserializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.PurgeJobsRequest.FromString,
+                    response_serializer=kubegems_dot_jobs_dot_v1_dot_job__service__pb2.PurgeJobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +362,87 @@ class JobService:
             '/kubegems.jobs.v1.JobService/RetryJob',
             kubegems_dot_jobs_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
             kubegems_dot_jobs_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.jobs.v1.JobService/ReplayJob',
+            kubegems_dot_jobs_dot_v1_dot_job__service__pb2.ReplayJobRequest.SerializeToString,
+            kubegems_dot_jobs_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BulkRetryJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.jobs.v1.JobService/BulkRetryJobs',
+            kubegems_dot_jobs_dot_v1_dot_job__service__pb2.BulkRetryJobsRequest.SerializeToString,
+            kubegems_dot_jobs_dot_v1_dot_job__service__pb2.BulkRetryJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.jobs.v1.JobService/PurgeJobs',
+            kubegems_dot_jobs_dot_v1_dot_job__service__pb2.PurgeJobsRequest.SerializeToString,
+            kubegems_dot_jobs_dot_v1_dot_job__service__pb2.PurgeJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,6 +29,12 @@ class JobServiceStub:
     """Cancels a job; the worker stops within seconds. FAILED_PRECONDITION when it has ended."""
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_pb2.Job]
     """Queues a failed, cancelled or dead job again. FAILED_PRECONDITION for others."""
+    ReplayJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ReplayJobRequest, _job_pb2.Job]
+    """Starts an ended job anew, from its first step, as a new job of the caller. FAILED_PRECONDITION while it has not ended."""
+    BulkRetryJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BulkRetryJobsRequest, _job_service_pb2.BulkRetryJobsResponse]
+    """Retries or replays all ended jobs that a filter finds, at most 1,000 at a time, in the scopes where the caller may."""
+    PurgeJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PurgeJobsRequest, _job_service_pb2.PurgeJobsResponse]
+    """Removes ended jobs that a filter finds, at most 1,000 at a time, in the scopes where the caller may."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """JobService starts and shows background work."""
@@ -80,5 +86,29 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_job_service_pb2.RetryJobRequest, _abc.Awaitable[_job_pb2.Job]],
     ) -> _abc.Awaitable[_job_pb2.Job]:
         """Queues a failed, cancelled or dead job again. FAILED_PRECONDITION for others."""
+
+    @_abc_1.abstractmethod
+    def ReplayJob(
+        self,
+        request: _job_service_pb2.ReplayJobRequest,
+        context: _aio.ServicerContext[_job_service_pb2.ReplayJobRequest, _abc.Awaitable[_job_pb2.Job]],
+    ) -> _abc.Awaitable[_job_pb2.Job]:
+        """Starts an ended job anew, from its first step, as a new job of the caller. FAILED_PRECONDITION while it has not ended."""
+
+    @_abc_1.abstractmethod
+    def BulkRetryJobs(
+        self,
+        request: _job_service_pb2.BulkRetryJobsRequest,
+        context: _aio.ServicerContext[_job_service_pb2.BulkRetryJobsRequest, _abc.Awaitable[_job_service_pb2.BulkRetryJobsResponse]],
+    ) -> _abc.Awaitable[_job_service_pb2.BulkRetryJobsResponse]:
+        """Retries or replays all ended jobs that a filter finds, at most 1,000 at a time, in the scopes where the caller may."""
+
+    @_abc_1.abstractmethod
+    def PurgeJobs(
+        self,
+        request: _job_service_pb2.PurgeJobsRequest,
+        context: _aio.ServicerContext[_job_service_pb2.PurgeJobsRequest, _abc.Awaitable[_job_service_pb2.PurgeJobsResponse]],
+    ) -> _abc.Awaitable[_job_service_pb2.PurgeJobsResponse]:
+        """Removes ended jobs that a filter finds, at most 1,000 at a time, in the scopes where the caller may."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _aio.Server) -> None: ...

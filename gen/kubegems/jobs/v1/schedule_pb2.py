@@ -22,16 +22,46 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubegems/jobs/v1/schedule.proto\x12\x10kubegems.jobs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x08Schedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x18\n\x10interval_seconds\x18\x03 \x01(\x05\x12-\n\tnext_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubegems/jobs/v1/schedule.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\xce\x05\n\x08Schedule\x12=\n\x04name\x18\x01 \x01(\tB/\x92\xb5\x18+*)schedules/[a-z]([a-z0-9-]{0,61}[a-z0-9])?\x12)\n\x04kind\x18\x02 \x01(\tB\x1b\x92\xb5\x18\x17\x08\x01 @*\x0f[a-z][a-z0-9-]*H\x01\x12%\n\x10interval_seconds\x18\x03 \x01(\x05\x42\x0b\x92\xb5\x18\x07\x30\x00\x38\x80\xe7\x84\x0f\x12\x35\n\tnext_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x35\n\tlast_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x15\n\x04\x63ron\x18\x06 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\x12\x19\n\ttime_zone\x18\x07 \x01(\tB\x06\x92\xb5\x18\x02 @\x12!\n\x0ejitter_seconds\x18\x08 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\x90\x1c\x12:\n\x0bmissed_runs\x18\t \x01(\x0e\x32%.kubegems.jobs.v1.Schedule.MissedRuns\x12\x10\n\x08\x64isabled\x18\n \x01(\x08\x12g\n\x06target\x18\x0b \x01(\tBW\x92\xb5\x18S*O(tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?|clusters/[^/]+|platform)H\x01\x12(\n\x07payload\x18\x0c \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x05owner\x18\r \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x18\n\x08\x62uilt_in\x18\x0e \x01(\x08\x42\x06\x92\xb5\x18\x02@\x01\x12\x14\n\x04\x65tag\x18\x0f \x01(\tB\x06\x92\xb5\x18\x02 @\"F\n\nMissedRuns\x12\x1b\n\x17MISSED_RUNS_UNSPECIFIED\x10\x00\x12\x08\n\x04SKIP\x10\x01\x12\x08\n\x04ONCE\x10\x02\x12\x07\n\x03\x41LL\x10\x03\"\x9b\x01\n\x0bScheduleRun\x12,\n\x08\x64ue_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x0c\n\x04jobs\x18\x04 \x01(\x05\x12\x0f\n\x07message\x18\x05 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kubegems.jobs.v1.schedule_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCHEDULE']._serialized_start=87
-  _globals['_SCHEDULE']._serialized_end=245
+  _globals['_SCHEDULE'].fields_by_name['name']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['name']._serialized_options = b'\222\265\030+*)schedules/[a-z]([a-z0-9-]{0,61}[a-z0-9])?'
+  _globals['_SCHEDULE'].fields_by_name['kind']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['kind']._serialized_options = b'\222\265\030\027\010\001 @*\017[a-z][a-z0-9-]*H\001'
+  _globals['_SCHEDULE'].fields_by_name['interval_seconds']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['interval_seconds']._serialized_options = b'\222\265\030\0070\0008\200\347\204\017'
+  _globals['_SCHEDULE'].fields_by_name['next_time']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['next_time']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_SCHEDULE'].fields_by_name['last_time']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['last_time']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_SCHEDULE'].fields_by_name['cron']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['cron']._serialized_options = b'\222\265\030\003 \200\001'
+  _globals['_SCHEDULE'].fields_by_name['time_zone']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['time_zone']._serialized_options = b'\222\265\030\002 @'
+  _globals['_SCHEDULE'].fields_by_name['jitter_seconds']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['jitter_seconds']._serialized_options = b'\222\265\030\0050\0008\220\034'
+  _globals['_SCHEDULE'].fields_by_name['target']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['target']._serialized_options = b'\222\265\030S*O(tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?|clusters/[^/]+|platform)H\001'
+  _globals['_SCHEDULE'].fields_by_name['owner']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['owner']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_SCHEDULE'].fields_by_name['built_in']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['built_in']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_SCHEDULE'].fields_by_name['etag']._loaded_options = None
+  _globals['_SCHEDULE'].fields_by_name['etag']._serialized_options = b'\222\265\030\002 @'
+  _globals['_SCHEDULE']._serialized_start=150
+  _globals['_SCHEDULE']._serialized_end=868
+  _globals['_SCHEDULE_MISSEDRUNS']._serialized_start=798
+  _globals['_SCHEDULE_MISSEDRUNS']._serialized_end=868
+  _globals['_SCHEDULERUN']._serialized_start=871
+  _globals['_SCHEDULERUN']._serialized_end=1026
 # @@protoc_insertion_point(module_scope)

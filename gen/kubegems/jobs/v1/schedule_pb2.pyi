@@ -5,7 +5,9 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,21 +21,76 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Schedule(_message.Message):
-    """Schedule starts a job at an interval."""
+    """Schedule starts jobs by itself, at an interval or by cron."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _MissedRuns:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MissedRunsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Schedule._MissedRuns.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MISSED_RUNS_UNSPECIFIED: Schedule._MissedRuns.ValueType  # 0
+        """As ONCE."""
+        SKIP: Schedule._MissedRuns.ValueType  # 1
+        """Only the next one counts."""
+        ONCE: Schedule._MissedRuns.ValueType  # 2
+        """One run makes up for all that were missed."""
+        ALL: Schedule._MissedRuns.ValueType  # 3
+        """Each is made up for, at most 100."""
+
+    class MissedRuns(_MissedRuns, metaclass=_MissedRunsEnumTypeWrapper):
+        """MissedRuns says what happens when no worker was there at a time that was due."""
+
+    MISSED_RUNS_UNSPECIFIED: Schedule.MissedRuns.ValueType  # 0
+    """As ONCE."""
+    SKIP: Schedule.MissedRuns.ValueType  # 1
+    """Only the next one counts."""
+    ONCE: Schedule.MissedRuns.ValueType  # 2
+    """One run makes up for all that were missed."""
+    ALL: Schedule.MissedRuns.ValueType  # 3
+    """Each is made up for, at most 100."""
 
     NAME_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
     NEXT_TIME_FIELD_NUMBER: _builtins.int
     LAST_TIME_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    JITTER_SECONDS_FIELD_NUMBER: _builtins.int
+    MISSED_RUNS_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    BUILT_IN_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`schedules/{schedule}`."""
     kind: _builtins.str
     """Kind of the jobs."""
     interval_seconds: _builtins.int
-    """Seconds between two starts."""
+    """Seconds between two starts; this or `cron`."""
+    cron: _builtins.str
+    """Five fields of cron (minute, hour, day, month, weekday), such as `30 2 * * mon-fri`; this or `interval_seconds`."""
+    time_zone: _builtins.str
+    """IANA time zone of `cron`, such as `Europe/Berlin`; empty is UTC. A time that a clock change leaves out runs when it is over."""
+    jitter_seconds: _builtins.int
+    """Longest random delay of a start in seconds, the same on every replica."""
+    missed_runs: Global___Schedule.MissedRuns.ValueType
+    """What happens to runs that were missed."""
+    disabled: _builtins.bool
+    """Nothing starts by itself while it is disabled."""
+    target: _builtins.str
+    """What its jobs are about; empty for a schedule of the platform, which finds its targets by itself."""
+    owner: _builtins.str
+    """User whose rights its jobs have; empty for a schedule of the platform."""
+    built_in: _builtins.bool
+    """It comes with this release: only `disabled` can be changed, and it cannot be deleted."""
+    etag: _builtins.str
+    """Version of the row; send it back to change only what was read."""
     @_builtins.property
     def next_time(self) -> _timestamp_pb2.Timestamp:
         """When it next starts jobs."""
@@ -41,6 +98,10 @@ class Schedule(_message.Message):
     @_builtins.property
     def last_time(self) -> _timestamp_pb2.Timestamp:
         """When it last started jobs."""
+
+    @_builtins.property
+    def payload(self) -> _struct_pb2.Struct:
+        """Payload of its jobs, as in Job."""
 
     def __init__(
         self,
@@ -50,11 +111,63 @@ class Schedule(_message.Message):
         interval_seconds: _builtins.int = ...,
         next_time: _timestamp_pb2.Timestamp | None = ...,
         last_time: _timestamp_pb2.Timestamp | None = ...,
+        cron: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        jitter_seconds: _builtins.int = ...,
+        missed_runs: Global___Schedule.MissedRuns.ValueType = ...,
+        disabled: _builtins.bool = ...,
+        target: _builtins.str = ...,
+        payload: _struct_pb2.Struct | None = ...,
+        owner: _builtins.str = ...,
+        built_in: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_time", b"last_time", "next_time", b"next_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_time", b"last_time", "next_time", b"next_time", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_seconds", b"interval_seconds", "kind", b"kind", "last_time", b"last_time", "name", b"name", "next_time", b"next_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["built_in", b"built_in", "cron", b"cron", "disabled", b"disabled", "etag", b"etag", "interval_seconds", b"interval_seconds", "jitter_seconds", b"jitter_seconds", "kind", b"kind", "last_time", b"last_time", "missed_runs", b"missed_runs", "name", b"name", "next_time", b"next_time", "owner", b"owner", "payload", b"payload", "target", b"target", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class ScheduleRun(_message.Message):
+    """ScheduleRun is one firing of a schedule; there is exactly one for each time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    outcome: _builtins.str
+    """`STARTED`, `SKIPPED` (missed, and the policy says so), `MANUAL` or `FAILED`."""
+    jobs: _builtins.int
+    """Jobs that were started."""
+    message: _builtins.str
+    """Why, for people."""
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """Time that it was due."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Time that it started."""
+
+    def __init__(
+        self,
+        *,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        outcome: _builtins.str = ...,
+        jobs: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "jobs", b"jobs", "message", b"message", "outcome", b"outcome", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleRun: _TypeAlias = ScheduleRun  # noqa: Y015

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from kubegems.jobs.v1 import schedule_pb2 as kubegems_dot_jobs_dot_v1_dot_schedule__pb2
 from kubegems.jobs.v1 import schedule_service_pb2 as kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -45,6 +46,31 @@ class ScheduleServiceStub:
                 request_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.RunScheduleRequest.SerializeToString,
                 response_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.RunScheduleResponse.FromString,
                 _registered_method=True)
+        self.GetSchedule = channel.unary_unary(
+                '/kubegems.jobs.v1.ScheduleService/GetSchedule',
+                request_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.GetScheduleRequest.SerializeToString,
+                response_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__pb2.Schedule.FromString,
+                _registered_method=True)
+        self.CreateSchedule = channel.unary_unary(
+                '/kubegems.jobs.v1.ScheduleService/CreateSchedule',
+                request_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.CreateScheduleRequest.SerializeToString,
+                response_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__pb2.Schedule.FromString,
+                _registered_method=True)
+        self.UpdateSchedule = channel.unary_unary(
+                '/kubegems.jobs.v1.ScheduleService/UpdateSchedule',
+                request_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.UpdateScheduleRequest.SerializeToString,
+                response_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__pb2.Schedule.FromString,
+                _registered_method=True)
+        self.DeleteSchedule = channel.unary_unary(
+                '/kubegems.jobs.v1.ScheduleService/DeleteSchedule',
+                request_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.DeleteScheduleRequest.SerializeToString,
+                response_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.DeleteScheduleResponse.FromString,
+                _registered_method=True)
+        self.ListScheduleRuns = channel.unary_unary(
+                '/kubegems.jobs.v1.ScheduleService/ListScheduleRuns',
+                request_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.ListScheduleRunsRequest.SerializeToString,
+                response_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.ListScheduleRunsResponse.FromString,
+                _registered_method=True)
 
 
 class ScheduleServiceServicer:
@@ -65,6 +91,41 @@ class ScheduleServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSchedule(self, request, context):
+        """Returns a schedule.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSchedule(self, request, context):
+        """Makes a schedule. ALREADY_EXISTS for a name in use; INVALID_ARGUMENT names a cron, time zone, kind or target that will not do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSchedule(self, request, context):
+        """Changes a schedule. FAILED_PRECONDITION for what a built-in one does not allow; ABORTED for an old etag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSchedule(self, request, context):
+        """Removes a schedule; the jobs that it started stay. FAILED_PRECONDITION for a built-in one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScheduleRuns(self, request, context):
+        """Lists the runs of a schedule, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ScheduleServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +138,31 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
                     servicer.RunSchedule,
                     request_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.RunScheduleRequest.FromString,
                     response_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.RunScheduleResponse.SerializeToString,
+            ),
+            'GetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSchedule,
+                    request_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.GetScheduleRequest.FromString,
+                    response_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__pb2.Schedule.SerializeToString,
+            ),
+            'CreateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSchedule,
+                    request_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.CreateScheduleRequest.FromString,
+                    response_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__pb2.Schedule.SerializeToString,
+            ),
+            'UpdateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSchedule,
+                    request_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.UpdateScheduleRequest.FromString,
+                    response_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__pb2.Schedule.SerializeToString,
+            ),
+            'DeleteSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSchedule,
+                    request_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.DeleteScheduleRequest.FromString,
+                    response_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.DeleteScheduleResponse.SerializeToString,
+            ),
+            'ListScheduleRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScheduleRuns,
+                    request_deserializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.ListScheduleRunsRequest.FromString,
+                    response_serializer=kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.ListScheduleRunsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +220,141 @@ class ScheduleService:
             '/kubegems.jobs.v1.ScheduleService/RunSchedule',
             kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.RunScheduleRequest.SerializeToString,
             kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.RunScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.jobs.v1.ScheduleService/GetSchedule',
+            kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.GetScheduleRequest.SerializeToString,
+            kubegems_dot_jobs_dot_v1_dot_schedule__pb2.Schedule.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.jobs.v1.ScheduleService/CreateSchedule',
+            kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.CreateScheduleRequest.SerializeToString,
+            kubegems_dot_jobs_dot_v1_dot_schedule__pb2.Schedule.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.jobs.v1.ScheduleService/UpdateSchedule',
+            kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.UpdateScheduleRequest.SerializeToString,
+            kubegems_dot_jobs_dot_v1_dot_schedule__pb2.Schedule.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.jobs.v1.ScheduleService/DeleteSchedule',
+            kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.DeleteScheduleRequest.SerializeToString,
+            kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.DeleteScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScheduleRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.jobs.v1.ScheduleService/ListScheduleRuns',
+            kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.ListScheduleRunsRequest.SerializeToString,
+            kubegems_dot_jobs_dot_v1_dot_schedule__service__pb2.ListScheduleRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

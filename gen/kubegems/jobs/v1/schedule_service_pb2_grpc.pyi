@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from kubegems.jobs.v1 import schedule_pb2 as _schedule_pb2
 from kubegems.jobs.v1 import schedule_service_pb2 as _schedule_service_pb2
 import abc as _abc_1
 
@@ -20,6 +21,16 @@ class ScheduleServiceStub:
     """Lists the schedules, by name."""
     RunSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.RunScheduleRequest, _schedule_service_pb2.RunScheduleResponse]
     """Starts a schedule's jobs now."""
+    GetSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_pb2.Schedule]
+    """Returns a schedule."""
+    CreateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.CreateScheduleRequest, _schedule_pb2.Schedule]
+    """Makes a schedule. ALREADY_EXISTS for a name in use; INVALID_ARGUMENT names a cron, time zone, kind or target that will not do."""
+    UpdateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.UpdateScheduleRequest, _schedule_pb2.Schedule]
+    """Changes a schedule. FAILED_PRECONDITION for what a built-in one does not allow; ABORTED for an old etag."""
+    DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]
+    """Removes a schedule; the jobs that it started stay. FAILED_PRECONDITION for a built-in one."""
+    ListScheduleRuns: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ListScheduleRunsRequest, _schedule_service_pb2.ListScheduleRunsResponse]
+    """Lists the runs of a schedule, newest first."""
 
 class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     """ScheduleService shows what runs by itself."""
@@ -39,5 +50,45 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_schedule_service_pb2.RunScheduleRequest, _abc.Awaitable[_schedule_service_pb2.RunScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.RunScheduleResponse]:
         """Starts a schedule's jobs now."""
+
+    @_abc_1.abstractmethod
+    def GetSchedule(
+        self,
+        request: _schedule_service_pb2.GetScheduleRequest,
+        context: _aio.ServicerContext[_schedule_service_pb2.GetScheduleRequest, _abc.Awaitable[_schedule_pb2.Schedule]],
+    ) -> _abc.Awaitable[_schedule_pb2.Schedule]:
+        """Returns a schedule."""
+
+    @_abc_1.abstractmethod
+    def CreateSchedule(
+        self,
+        request: _schedule_service_pb2.CreateScheduleRequest,
+        context: _aio.ServicerContext[_schedule_service_pb2.CreateScheduleRequest, _abc.Awaitable[_schedule_pb2.Schedule]],
+    ) -> _abc.Awaitable[_schedule_pb2.Schedule]:
+        """Makes a schedule. ALREADY_EXISTS for a name in use; INVALID_ARGUMENT names a cron, time zone, kind or target that will not do."""
+
+    @_abc_1.abstractmethod
+    def UpdateSchedule(
+        self,
+        request: _schedule_service_pb2.UpdateScheduleRequest,
+        context: _aio.ServicerContext[_schedule_service_pb2.UpdateScheduleRequest, _abc.Awaitable[_schedule_pb2.Schedule]],
+    ) -> _abc.Awaitable[_schedule_pb2.Schedule]:
+        """Changes a schedule. FAILED_PRECONDITION for what a built-in one does not allow; ABORTED for an old etag."""
+
+    @_abc_1.abstractmethod
+    def DeleteSchedule(
+        self,
+        request: _schedule_service_pb2.DeleteScheduleRequest,
+        context: _aio.ServicerContext[_schedule_service_pb2.DeleteScheduleRequest, _abc.Awaitable[_schedule_service_pb2.DeleteScheduleResponse]],
+    ) -> _abc.Awaitable[_schedule_service_pb2.DeleteScheduleResponse]:
+        """Removes a schedule; the jobs that it started stay. FAILED_PRECONDITION for a built-in one."""
+
+    @_abc_1.abstractmethod
+    def ListScheduleRuns(
+        self,
+        request: _schedule_service_pb2.ListScheduleRunsRequest,
+        context: _aio.ServicerContext[_schedule_service_pb2.ListScheduleRunsRequest, _abc.Awaitable[_schedule_service_pb2.ListScheduleRunsResponse]],
+    ) -> _abc.Awaitable[_schedule_service_pb2.ListScheduleRunsResponse]:
+        """Lists the runs of a schedule, newest first."""
 
 def add_ScheduleServiceServicer_to_server(servicer: ScheduleServiceServicer, server: _aio.Server) -> None: ...

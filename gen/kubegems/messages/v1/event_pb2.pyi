@@ -391,6 +391,11 @@ class JobProgress(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PERCENT_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    LOG_LINES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`jobs/{job}`."""
     state: _builtins.str
@@ -399,6 +404,18 @@ class JobProgress(_message.Message):
     """Percent done."""
     message: _builtins.str
     """What it does now."""
+    step: _builtins.str
+    """Step under way; empty when the kind has none."""
+    kind: _builtins.str
+    """Kind of the job."""
+    attempt: _builtins.int
+    """Attempt, from 1; 0 before the first."""
+    cancel_requested: _builtins.bool
+    """Stop was asked for and it has not answered yet."""
+    @_builtins.property
+    def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """New lines of its log. A slow subscriber misses some: the job holds the last 50."""
+
     def __init__(
         self,
         *,
@@ -406,10 +423,15 @@ class JobProgress(_message.Message):
         state: _builtins.str = ...,
         percent: _builtins.int = ...,
         message: _builtins.str = ...,
+        step: _builtins.str = ...,
+        log_lines: _abc.Iterable[_builtins.str] | None = ...,
+        kind: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        cancel_requested: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "percent", b"percent", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "kind", b"kind", "log_lines", b"log_lines", "message", b"message", "name", b"name", "percent", b"percent", "state", b"state", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

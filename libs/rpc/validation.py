@@ -1,6 +1,7 @@
 """Field rules of the protos, compiled per message type and enforced before the handler, all violations at once.
 
-Fields marked `output_only` are cleared: they are the server's to set. Messages outside of our packages are not looked into.
+Fields marked `output_only` are cleared: they are the server's to set. Messages outside of our packages are not looked into,
+but for NUL characters: no text holds one, since PostgreSQL keeps none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from libs.rpc import fields, together
 Check = Callable[[Any, str, list[Violation]], None]
 DEFAULT_MAX_LENGTH = 4096
 _SHOWN = 64
-_QUANTITY = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?")
+_NUL = "\0"
+_HOLDS_NUL = "holds a NUL character, which no text may"
+QUANTITY = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?")
 _STRING, _BYTES, _ENUM, _BOOL = (
     FieldDescriptor.TYPE_STRING,
     FieldDescriptor.TYPE_BYTES,
@@ -86,8 +89,7 @@ def _field(field: FieldDescriptor) -> Iterator[Check]:
     elif field.is_repeated:
         yield from _list(field, rule)
     elif field.message_type is not None:
-        if _ours(field.message_type):
-            yield _inner(field)
+        yield _inner(field) if _ours(field.message_type) else _foreign(field.name)
     elif value := _value(field, rule):
         yield _single(field.name, value)
 
@@ -130,6 +132,24 @@ def _inner(field: FieldDescriptor) -> Check:
     return check
 
 
+def _foreign(name: str) -> Check:
+    """Of a message that is not ours its texts alone are looked at."""
+
+    def check(message: Any, prefix: str, found: list[Violation]) -> None:
+        if message.HasField(name) and _nul_in(getattr(message, name)):
+            found.append(Violation(prefix + name, _HOLDS_NUL))
+
+    return check
+
+
+def _nul_in(message: Any) -> bool:
+    for field, value in message.ListFields():
+        values = [*value, *value.values()] if _is_map(field) else value if field.is_repeated else [value]
+        if any(_nul_in(v) if isinstance(v, Message) else isinstance(v, str) and _NUL in v for v in values):
+            return True
+    return False
+
+
 def _count(name: str, rule: policy_pb2.FieldRule) -> Check:
     least, most = rule.min_length, rule.max_length or DEFAULT_MAX_LENGTH
 
@@ -146,16 +166,19 @@ def _list(field: FieldDescriptor, rule: policy_pb2.FieldRule) -> Iterator[Check]
     yield _count(name, rule)
     inner = checks(field.message_type) if field.message_type is not None and _ours(field.message_type) else None
     value = None if field.message_type is not None else _value(field, rule, items=True)
+    foreign = field.message_type is not None and inner is None
 
     def check(message: Any, prefix: str, found: list[Violation]) -> None:
         for index, item in enumerate(getattr(message, name)):
             path = f"{prefix}{name}[{index}]"
+            if foreign and _nul_in(item):
+                found.append(Violation(path, _HOLDS_NUL))
             if value is not None:
                 value(item, path, found)
             for one in inner or ():
                 one(item, path + ".", found)
 
-    if inner is not None or value is not None:  # a type that holds itself has no checks yet
+    if inner is not None or value is not None or foreign:  # a type that holds itself has no checks yet
         yield check
 
 
@@ -166,12 +189,15 @@ def _map(field: FieldDescriptor, rule: policy_pb2.FieldRule) -> Iterator[Check]:
     of = _type(field).fields_by_name["value"]
     inner = checks(of.message_type) if of.message_type is not None and _ours(of.message_type) else None
     value = None if of.message_type is not None else _value(of, policy_pb2.FieldRule(quantity=rule.quantity, secret=rule.secret))
+    foreign = of.message_type is not None and inner is None
 
     def check(message: Any, prefix: str, found: list[Violation]) -> None:
         for k, item in getattr(message, name).items():
-            path = f"{prefix}{name}[{str(k)[:_SHOWN]}]"
+            path = f"{prefix}{name}[{str(k)[:_SHOWN]}]".replace(_NUL, "\ufffd")
             if isinstance(k, str):
                 key(k, path, found)
+            if foreign and _nul_in(item):
+                found.append(Violation(path, _HOLDS_NUL))
             if value is not None:
                 value(item, path, found)
             for one in inner or ():
@@ -195,11 +221,13 @@ def _text(rule: policy_pb2.FieldRule) -> Check:
     pattern = re.compile(rule.pattern) if rule.pattern else None
 
     def check(value: Any, path: str, found: list[Violation]) -> None:
-        if not least <= len(value) <= most:
+        if isinstance(value, str) and _NUL in value:
+            found.append(Violation(path, _HOLDS_NUL))
+        elif not least <= len(value) <= most:
             found.append(Violation(path, f"has {len(value)} characters; {_range(least, most)} are allowed"))
         elif pattern is not None and not pattern.fullmatch(value):
             found.append(Violation(path, f"{_shown(value, secret=secret)} must match {pattern.pattern}"))
-        elif quantity and not _QUANTITY.fullmatch(value):
+        elif quantity and not QUANTITY.fullmatch(value):
             found.append(
                 Violation(path, f"{_shown(value, secret=secret)} must be a Kubernetes quantity that is not negative, such as 500m or 4Gi")
             )

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from kubegems.fleet.v1 import cluster_service_pb2, enrolment_service_pb2
-from kubegems.identity.v1 import user_service_pb2
+from kubegems.identity.v1 import session_service_pb2, user_service_pb2
+from kubegems.jobs.v1 import job_pb2, job_service_pb2
 from kubegems.messages.v1 import message_service_pb2
 from kubegems.tenancy.v1 import environment_service_pb2, quota_pb2, quota_service_pb2, tenant_pb2, tenant_service_pb2
 from libs.faults import Invalid
@@ -96,6 +97,39 @@ def test_clears_what_is_the_servers() -> None:
     validate(request)
     assert not request.tenant.uid
     assert not request.tenant.state
+
+
+_HARD = {"limits.cpu\0": "1", "limits.memory": "1\0"}
+
+
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        (tenant_service_pb2.ListTenantsRequest(filter="a\0", page_token="\0"), {"filter", "page_token"}),
+        (tenant_service_pb2.CreateTenantRequest(tenant_id="a", tenant=tenant_pb2.Tenant(description="a\0b")), {"tenant.description"}),
+        (session_service_pb2.CreateSessionRequest(username="a\0", password="\0 is none"), {"username", "password"}),
+        (message_service_pb2.SubscribeRequest(scopes=["tenants/\0"]), {"scopes[0]"}),
+        (
+            quota_service_pb2.UpdateTenantQuotaRequest(quota=quota_pb2.TenantQuota(name="tenants/a/quotas/b", hard=_HARD)),
+            {"quota.hard[limits.cpu\ufffd]", "quota.hard[limits.memory]"},
+        ),
+        (tenant_service_pb2.UpdateTenantRequest(tenant={}, update_mask={"paths": ["a\0"]}), {"update_mask"}),
+    ],
+)
+def test_no_text_holds_a_nul(message: Any, fields: set[str]) -> None:
+    """Wherever a text stands; PostgreSQL keeps none, and the value is not shown."""
+    found = violations(message)
+    assert {field for field, said in found.items() if "NUL character" in said} == fields
+    assert "is none" not in str(found)
+
+
+@pytest.mark.parametrize("payload", [{"a\0": 1}, {"a": {"b": ["c", "\0"]}}])
+def test_no_free_form_holds_a_nul(payload: Any) -> None:
+    """Nor do a Struct's keys and values, however deep; one without passes."""
+    for given, wrong in ((payload, {"job.payload"}), ({"a": ["b"]}, set())):
+        request = job_service_pb2.CreateJobRequest(job=job_pb2.Job(kind="k", target="tenants/a"))
+        request.job.payload.update(given)
+        assert {field for field, said in violations(request).items() if "NUL" in said} == wrong
 
 
 @pytest.mark.parametrize("quantity", ["1", "500m", "1.5", ".5", "4Gi", "1e3", "+2", "100Mi"])

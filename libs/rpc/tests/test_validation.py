@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from kubegems.fleet.v1 import cluster_service_pb2, enrolment_service_pb2
 from kubegems.identity.v1 import session_service_pb2, user_service_pb2
@@ -113,7 +114,10 @@ _HARD = {"limits.cpu\0": "1", "limits.memory": "1\0"}
             quota_service_pb2.UpdateTenantQuotaRequest(quota=quota_pb2.TenantQuota(name="tenants/a/quotas/b", hard=_HARD)),
             {"quota.hard[limits.cpu\ufffd]", "quota.hard[limits.memory]"},
         ),
-        (tenant_service_pb2.UpdateTenantRequest(tenant={}, update_mask={"paths": ["a\0"]}), {"update_mask"}),
+        (
+            tenant_service_pb2.UpdateTenantRequest(tenant=tenant_pb2.Tenant(), update_mask=FieldMask(paths=["a\0"])),
+            {"update_mask"},
+        ),
     ],
 )
 def test_no_text_holds_a_nul(message: Any, fields: set[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from kubegems.identity.v1 import access_service_pb2, session_service_pb2, user_service_pb2
+from kubegems.identity.v1 import access_service_pb2, session_service_pb2, user_pb2, user_service_pb2
 from kubegems.identity.v1 import api_key_service_pb2 as pb
 from libs.clock import new_id
 from libs.faults import AlreadyExists, Fault, Invalid, NotFound, PermissionDenied, Precondition, Unauthenticated
@@ -63,7 +63,7 @@ async def test_the_key_stands_in_the_audit_log(house: House) -> None:
     name = await house.user()
     made = await _create(house, (await house.sign_in(name)).access_token, api_key_id="audited")
     await house.call(
-        "UserService/UpdateUser", user_service_pb2.UpdateUserRequest(user={"name": "users/me", "display_name": "By key"}), made.key
+        "UserService/UpdateUser", user_service_pb2.UpdateUserRequest(user=user_pb2.User(name="users/me", display_name="By key")), made.key
     )
     async with house.database.transaction() as tx:
         row = await tx.row("SELECT actor, session FROM audit.events WHERE session LIKE 'apiKeys:audited:%'")
@@ -189,7 +189,7 @@ async def test_a_key_that_only_reads_changes_nothing(house: House) -> None:
     admin = await house.admin()
     reader, writer = await house.key(admin, read_only=True), await house.key(admin)
     assert (await house.call("UserService/ListUsers", user_service_pb2.ListUsersRequest(), reader)).users
-    update = user_service_pb2.UpdateUserRequest(user={"name": "users/me", "display_name": "By a key"})
+    update = user_service_pb2.UpdateUserRequest(user=user_pb2.User(name="users/me", display_name="By a key"))
     with pytest.raises(PermissionDenied):
         await house.call("UserService/UpdateUser", update, reader)
     await house.call("UserService/UpdateUser", update, writer)
@@ -209,7 +209,7 @@ async def test_a_key_with_a_list_gives_what_is_listed(house: House) -> None:
     with pytest.raises(PermissionDenied):
         await house.call("UserService/ListUsers", user_service_pb2.ListUsersRequest(), key)
     create = user_service_pb2.CreateUserRequest(
-        user_id=f"u{new_id().hex[-12:]}", initial_password="correct horse battery", user={"platform_role": "ADMIN"}
+        user_id=f"u{new_id().hex[-12:]}", initial_password="correct horse battery", user=user_pb2.User(platform_role=user_pb2.User.ADMIN)
     )
     with pytest.raises(PermissionDenied) as refused:
         await house.call("UserService/CreateUser", create, key)
@@ -289,7 +289,7 @@ async def test_a_key_cannot_sign_out_a_session_that_it_has_not(house: House) -> 
 async def test_last_uses_wait_while_postgresql_is_away(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flush that fails keeps them for the next one."""
     from libs.faults import Unavailable  # noqa: PLC0415
-    from services.gateway.identity import key_check  # noqa: PLC0415
+    from services.gateway.identity import api_keys_store  # noqa: PLC0415
 
     name = await house.user()
     key = await house.key((await house.sign_in(name)).access_token)
@@ -299,7 +299,7 @@ async def test_last_uses_wait_while_postgresql_is_away(house: House, monkeypatch
         raise Unavailable("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(key_check.store, "keep_uses", away)
+        patched.setattr(api_keys_store, "keep_uses", away)
         await house.identity.key_check.flush()
     await house.identity.key_check.flush()
     async with house.database.transaction() as tx:

@@ -5,19 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from kubegems.identity.v1 import api_key_service_pb2 as keys_pb
+from kubegems.identity.v1 import service_account_pb2, session_service_pb2, user_pb2, user_service_pb2
 from kubegems.identity.v1 import service_account_service_pb2 as pb
-from kubegems.identity.v1 import session_service_pb2, user_service_pb2
 from libs.clock import new_id
 from libs.faults import AlreadyExists, Fault, Invalid, NotFound, PermissionDenied, Stale, Unauthenticated
 from services.gateway.identity.tests.conftest import House
 from tests.kit.eventually import eventually
 
+Account = service_account_pb2.ServiceAccount
+
 
 def _me() -> user_service_pb2.GetUserRequest:
     """A new one each time: the pipeline puts the caller's name into it."""
     return user_service_pb2.GetUserRequest(name="users/me")
+
+
+def _grant(scope: str, role: str) -> service_account_pb2.RoleGrant:
+    return service_account_pb2.RoleGrant(scope=scope, role=service_account_pb2.RoleGrant.Role.Value(role))
 
 
 async def _admin_of(house: House, tenant: str, project: str = "") -> str:
@@ -30,7 +37,7 @@ async def _admin_of(house: House, tenant: str, project: str = "") -> str:
 async def _create(house: House, token: str, parent: str, *roles: tuple[str, str], name: str = "") -> Any:
     request = pb.CreateServiceAccountRequest(
         parent=parent, service_account_id=name or f"a{new_id().hex[-8:]}",
-        service_account={"display_name": "CI", "roles": [{"scope": scope, "role": role} for scope, role in roles]},
+        service_account=Account(display_name="CI", roles=[_grant(scope, role) for scope, role in roles]),
     )  # fmt: skip
     return await house.call("ServiceAccountService/CreateServiceAccount", request, token)
 
@@ -83,7 +90,7 @@ async def test_other_tenants_admins_see_and_touch_nothing(house: House) -> None:
     for foreign in (await _admin_of(house, other), (await house.sign_in(member)).access_token):
         for method, request in (
             ("ServiceAccountService/GetServiceAccount", pb.GetServiceAccountRequest(name=made.name)),
-            ("ServiceAccountService/UpdateServiceAccount", pb.UpdateServiceAccountRequest(service_account={"name": made.name})),
+            ("ServiceAccountService/UpdateServiceAccount", pb.UpdateServiceAccountRequest(service_account=Account(name=made.name))),
             ("ServiceAccountService/DeleteServiceAccount", pb.DeleteServiceAccountRequest(name=made.name)),
             ("ApiKeyService/CreateApiKey", keys_pb.CreateApiKeyRequest(parent=made.name, api_key_id="k")),
             ("ApiKeyService/ListApiKeys", keys_pb.ListApiKeysRequest(parent=made.name)),
@@ -113,7 +120,7 @@ async def test_nobody_gives_more_than_is_held(house: House) -> None:
         _create(house, narrow, shop, (shop, "DEV")),
         house.call(
             "ServiceAccountService/UpdateServiceAccount",
-            pb.UpdateServiceAccountRequest(service_account={"name": made.name, "roles": [{"scope": shop, "role": "DEV"}]}), narrow,
+            pb.UpdateServiceAccountRequest(service_account=Account(name=made.name, roles=[_grant(shop, "DEV")])), narrow,
         ),
     ):  # fmt: skip
         with pytest.raises(PermissionDenied) as refused:
@@ -134,11 +141,11 @@ async def test_an_account_is_changed_disabled_and_removed(house: House) -> None:
 
     async def update(**fields: Any) -> Any:
         request = pb.UpdateServiceAccountRequest(
-            service_account={"name": made.name, **fields}, update_mask={"paths": [f for f in fields if f != "etag"]}
+            service_account=Account(name=made.name, **fields), update_mask=FieldMask(paths=[f for f in fields if f != "etag"])
         )
         return await house.call("ServiceAccountService/UpdateServiceAccount", request, token)
 
-    changed = await update(roles=[{"scope": shop, "role": "TEST"}], etag=made.etag)
+    changed = await update(roles=[_grant(shop, "TEST")], etag=made.etag)
     assert [(r.scope, r.role) for r in changed.roles if "projects" in r.scope] == [(shop, 5)]
     with pytest.raises(Stale):
         await update(roles=[], etag=made.etag)
@@ -192,7 +199,7 @@ async def test_people_and_accounts_never_share_a_name_or_a_road(house: House) ->
             )
     name = f"users/{made.username}"
     for method, request in (
-        ("UserService/UpdateUser", user_service_pb2.UpdateUserRequest(user={"name": name, "platform_role": "ADMIN"})),
+        ("UserService/UpdateUser", user_service_pb2.UpdateUserRequest(user=user_pb2.User(name=name, platform_role=user_pb2.User.ADMIN))),
         ("UserService/ResetPassword", user_service_pb2.ResetPasswordRequest(name=name, new_password="a new password")),
         ("ApiKeyService/CreateApiKey", keys_pb.CreateApiKeyRequest(parent=name, api_key_id="k")),
     ):

@@ -277,6 +277,7 @@ class Viewer:
     allowed: set[str] = field(default_factory=set)
     breaks: int = 0
     name: str = ""
+    at: int | None = None
 
     async def run(self) -> None:
         """For ever."""
@@ -290,7 +291,7 @@ class Viewer:
     async def _follow(self) -> None:
         fresh: dict[tuple[str, str], str] | None = None if self.token else {}
         asked = message_service_pb2.SubscribeRequest(snapshot=not self.token, resume_token=self.token, **self.request)
-        async with aclosing(self.rig.subscribe(self.user, asked)) as events:
+        async with aclosing(self.rig.subscribe(self.user, asked, self.at)) as events:
             async for event in events:
                 self.kinds.append(event.kind)
                 self.name = event.subscription or self.name
@@ -333,6 +334,7 @@ class Rig:
     cluster: Cluster
     channel: rpc.Channel
     methods: dict[str, Method]
+    direct: list[dict[str, Method]]
     replicas: list[Process | None]
     parts: list[Part]
     nats_process: Process
@@ -354,9 +356,11 @@ class Rig:
             for task in await asyncio.gather(*tasks, return_exceptions=True):
                 assert isinstance(task, asyncio.CancelledError), task
 
-    async def subscribe(self, user: str, asked: message_service_pb2.SubscribeRequest) -> AsyncGenerator[event_pb2.Event, None]:
-        """A stream through the channel to whichever replica."""
-        method = self.methods["Subscribe"]
+    async def subscribe(
+        self, user: str, asked: message_service_pb2.SubscribeRequest, at: int | None = None
+    ) -> AsyncGenerator[event_pb2.Event, None]:
+        """A stream through the channel to whichever replica, or to the one `at` a place."""
+        method = (self.methods if at is None else self.direct[at])["Subscribe"]
         async with aclosing(method.handler(asked, self.call(method, user))) as items:  # type: ignore[type-var]
             async for item in items:
                 yield event_pb2.Event.FromString(item)
@@ -430,12 +434,16 @@ async def rig(folder: Path, certificates: Certificates, ports: Ports, dsn: str) 
         addresses = [ports.take(f"push-msgbus-{i}") for i in range(2)]
         (folder / "dsn").write_text(dsn)
         made = [_replica(folder, certificates, nats, i, addresses[i], ports.take(f"push-metrics-{i}"), gateway[1]) for i in range(2)]
-        channel = rpc.Channel(",".join(f"127.0.0.1:{port}" for port in addresses), "msgbus", tls)
-        stack.push_async_callback(channel.close)
+        everywhere = [f"127.0.0.1:{port}" for port in addresses]
+        channel, *single = [rpc.Channel(target, "msgbus", tls) for target in (",".join(everywhere), *everywhere)]
+        for found in (channel, *single):
+            stack.push_async_callback(found.close)
         files = (message_service_pb2, inbox_service_pb2, announcement_service_pb2)
         services = [s for file in files for s in file.DESCRIPTOR.services_by_name.values()]
-        methods = {m.descriptor.name: m for s in services for m in forward(s, channel, lambda: hub.key, SystemClock())}
-        built = Rig(folder, certificates, nats, hub, bus, cluster, channel, methods, [None, None], made, process, addresses)
+        served, *direct = [
+            {m.descriptor.name: m for s in services for m in forward(s, c, lambda: hub.key, SystemClock())} for c in (channel, *single)
+        ]
+        built = Rig(folder, certificates, nats, hub, bus, cluster, channel, served, direct, [None, None], made, process, addresses)
         try:
             await cluster.observe(PODS)
             await asyncio.gather(*(built.start_replica(i) for i in range(2)))
@@ -444,9 +452,9 @@ async def rig(folder: Path, certificates: Certificates, ports: Ports, dsn: str) 
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for found in (*built.replicas, built.nats_process):
-                if found is not None:
-                    await found.stop()
+            for process in (*built.replicas, built.nats_process):
+                if process is not None:
+                    await process.stop()
 
 
 async def _gateway(hub: Hub, tls: rpc.Tls) -> tuple[rpc.Server, str]:

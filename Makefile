@@ -61,6 +61,7 @@ viewer: .cache/viewer/.done ## Fetch the viewer that the gateway shows at /docs 
 	@touch $@
 
 run: setup ## Start the platform here and keep it until Ctrl-C (JAEGER=1 adds traces).
+	@$(MAKE) viewer || echo "/docs comes without its viewer: make viewer did not work here"
 	@exec python -m deploy.local run
 
 stop: setup ## Stop the running platform and wait until nothing of it is left.

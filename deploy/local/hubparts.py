@@ -21,6 +21,8 @@ from deploy.local.ports import Ports
 from deploy.local.postgres import Postgres, socket_folder
 from libs.crypt import ca
 
+VIEWER = services.ROOT / ".cache/viewer/node_modules/swagger-ui-dist"
+
 
 class HubParts:
     """Makes the hub's parts for one stack.
@@ -155,7 +157,8 @@ class HubParts:
 
     def _gateway_facts(self) -> dict[str, object]:
         port = self._port
-        return {
+        viewer = {"viewer_folder": VIEWER} if VIEWER.is_dir() else {}
+        return viewer | {
             "rest_address": f"127.0.0.1:{port('rest')}",
             "internal_address": f"127.0.0.1:{port('internal')}",
             "enrolment_address": f"127.0.0.1:{port('enrolment')}",

@@ -14,6 +14,7 @@ from libs.rest.connection import Guard
 from libs.rest.cors import Cors
 from libs.rest.decode import decode
 from libs.rest.encode import encode, to_json
+from libs.rest.fixed import Fixed
 from libs.rest.http import HttpServer
 
-__all__ = ["Api", "Cors", "Guard", "HttpServer", "decode", "encode", "to_json"]
+__all__ = ["Api", "Cors", "Fixed", "Guard", "HttpServer", "decode", "encode", "to_json"]

@@ -15,6 +15,7 @@ from libs.rest import errors, streams
 from libs.rest.api import SSE, Answer, Api, Request
 from libs.rest.connection import Guard, Site
 from libs.rest.errors import HttpFault
+from libs.rest.fixed import Fixed
 from libs.rpc.sizes import TooLarge
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -58,6 +59,14 @@ class HttpServer:
             status, headers, body = await produce()
             more = dict(headers)
             return _response(Answer(status, more.pop("Content-Type", "application/json"), body, more))
+
+        self._app.router.add_get(path, handle)
+
+    def add_fixed(self, path: str, fixed: Fixed) -> None:
+        """Serves a document that never changes to everyone who asks by GET or HEAD."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return _response(fixed.answer({name.lower(): value for name, value in request.headers.items()}))
 
         self._app.router.add_get(path, handle)
 

@@ -22,7 +22,7 @@ from libs.tunnel.tcp import server_tls
 from services.gateway import wiring
 from services.gateway.broker import Streams
 from services.gateway.config import Config
-from services.gateway.edge import bounds
+from services.gateway.edge import bounds, docs
 from services.gateway.edge.messages_socket import MessagesSocket
 from services.gateway.edge.probes import Probes
 from services.gateway.identity.app import Identity
@@ -98,6 +98,7 @@ async def _listen(base: Base, identity: Identity, methods: list[Method], links: 
     probes = Probes({"database": base.database.ping}, {"nats": lambda: base.bus.connected}, lambda: jwks(identity.access_keys))
     http = HttpServer(Api(pipeline, cors=bounds.cors(config)), guard=bounds.guard(config))
     probes.mount(http)
+    docs.mount(http, methods, config.viewer_folder)
     http.add_raw_route("/k8s/{path:.*}", edge.handle)
     socket = MessagesSocket(pipeline, identity.authenticator.authenticate, (config.public_url, *config.cors_origins.split(",")))
     http.add_raw_route("/ws/messages", socket.handle, "GET")

@@ -26,6 +26,7 @@ class Config:
     )
     public_url: str = doc("https://host:port of the REST edge as users see it.", default="https://127.0.0.1:8443")
     rest_address: str = doc("host:port of the REST edge.", default="127.0.0.1:8443")
+    viewer_folder: Path | None = doc("Folder of a built swagger-ui-dist, shown at /docs; `make viewer` fetches it.", default=None)
     grpc_address: str = doc("host:port of the public gRPC listener.", default="127.0.0.1:8444")
     internal_address: str = doc("host:port of the gRPC listener for hub services, mTLS.", default="127.0.0.1:8445")
     enrolment_address: str = doc("host:port of the gRPC listener where clusters join and renew.", default="127.0.0.1:8446")

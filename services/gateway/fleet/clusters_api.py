@@ -25,6 +25,8 @@ from services.gateway.tenancy import listing, masks
 from services.gateway.tenancy.domain import names
 
 VIEW = "fleet.clusters.view"
+EVERY = "clusters/-"
+_KUBECONFIG = "fleet.clusters.kubeconfig"
 DESIRED_STATE = ServicePrincipal("gems:service:desired-state")
 PREVIEW_SECONDS = 30.0
 _PREVIEW = preview_service_pb2.DESCRIPTOR.services_by_name["PreviewService"].methods_by_name["PreviewDesiredState"]
@@ -177,13 +179,20 @@ class ClusterService:
         return messages.cluster(await clusters_store.get(tx, cluster), full=True)
 
     async def GetClusterKubeconfig(self, request: cluster_service_pb2.GetClusterKubeconfigRequest, call: Call) -> httpbody_pb2.HttpBody:
-        """A kubeconfig that reaches the cluster as the caller; NotFound, also where none of the caller's tenants may be."""
-        row = await _visible(await pg.tx(call), call, request.name, "fleet.clusters.kubeconfig")
-        ttl = timedelta(seconds=request.ttl_seconds) if request.ttl_seconds else None
-        token = self._kubeconfig_token(call.caller, str(row["uid"]), ttl).token
+        """A kubeconfig that reaches one cluster, or all that the caller may see, as the caller; NotFound, also where it may not."""
+        tx = await pg.tx(call)
+        if request.name == EVERY:
+            rows = [row for row in await clusters_store.all_links(tx) if call.caller.allows(_KUBECONFIG, f"clusters/{row['name']}")]
+        else:
+            rows = [await _visible(tx, call, request.name, _KUBECONFIG)]
+        tokens = None
+        if request.credential != cluster_service_pb2.GetClusterKubeconfigRequest.EXEC:
+            ttl = timedelta(seconds=request.ttl_seconds) if request.ttl_seconds else None
+            tokens = {row["name"]: self._kubeconfig_token(call.caller, str(row["uid"]), ttl).token for row in rows}
         text = kubeconfig.render(
-            edge_url=self._joining.edge_url, ca=self._joining.ca, cluster=row["name"], username=call.caller.id, token=token
-        )
+            edge_url=self._joining.edge_url, ca=self._joining.ca, username=call.caller.id,
+            clusters=[row["name"] for row in rows], tokens=tokens,
+        )  # fmt: skip
         return httpbody_pb2.HttpBody(content_type="application/yaml", data=text.encode())
 
 

@@ -17,7 +17,7 @@ from kubegems.fleet.v1 import cluster_pb2, cluster_service_pb2, events_pb2
 from services.gateway.fleet.hints import Hints
 from services.gateway.fleet.links import LinkKeeper
 from services.gateway.fleet.version import VERSION
-from services.gateway.tenancy.tests.house import House, refused
+from services.gateway.tenancy.tests.house import HARD, House, refused
 
 Cluster = cluster_pb2.Cluster
 
@@ -98,6 +98,31 @@ async def test_kubeconfig_leads_through_the_hub_as_the_caller(house: House) -> N
     assert config["users"][0]["user"]["token"] == f"{user} {uid} {timedelta(seconds=600)}"
     with refused("NOT_FOUND"):
         await house.call("ClusterService/GetClusterKubeconfig", request, stranger)
+
+
+async def test_one_kubeconfig_leads_to_all_clusters_of_the_caller(house: House) -> None:
+    """Each with a token of its own, or one user whose plugin fetches tokens and no secret at all; others' clusters are not in it."""
+    (first, uid), (second, other), (hidden, _) = await house.cluster(), await house.cluster(), await house.cluster()
+    tenant = await house.tenant(first)
+    await house.quota(tenant, second, HARD)
+    user = await house.user()
+    await house.member(f"tenants/{tenant}", user, "MEMBER")
+    request = cluster_service_pb2.GetClusterKubeconfigRequest(name="clusters/-")
+    config = yaml.safe_load((await house.call("ClusterService/GetClusterKubeconfig", request, user)).data)
+    names = sorted([first, second])
+    assert [c["name"] for c in config["clusters"]] == names
+    assert config["current-context"] == names[0]
+    tokens = {u["name"]: u["user"]["token"] for u in config["users"]}
+    used = {c["name"]: tokens[c["context"]["user"]].split()[1] for c in config["contexts"]}
+    assert used == {first: uid, second: other}
+    request.credential = cluster_service_pb2.GetClusterKubeconfigRequest.EXEC
+    config = yaml.safe_load((await house.call("ClusterService/GetClusterKubeconfig", request, user)).data)
+    (entry,) = config["users"]
+    assert set(entry["user"]) == {"exec"}
+    assert (entry["user"]["exec"]["command"], entry["user"]["exec"]["args"]) == ("kubectl-gems", ["token", "https://hub:8443"])
+    assert len(config["contexts"]) == 2
+    everything = yaml.safe_load((await house.call("ClusterService/GetClusterKubeconfig", request)).data)
+    assert hidden in [c["name"] for c in everything["clusters"]]
 
 
 async def test_a_stopped_removal_is_shown_and_confirmed(house: House) -> None:

@@ -38,6 +38,8 @@ from services.agent.observed.kinds import BASE
 from services.agent.observed.observation import Observation
 from services.agent.observed.observer import Observer
 from services.agent.observed.publisher import Publisher, Rate
+from services.agent.policy import LocalPolicy
+from services.agent.policy_watch import PolicyWatch
 from services.agent.proxy import Proxy
 from services.agent.renewal import Renewal
 from services.agent.status import StatusReporter
@@ -120,7 +122,9 @@ async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: 
 
     proxy = Proxy(ground.client.connection)
     life.stack.push_async_callback(proxy.close)
-    link = _link(ground, pipeline, proxy, connected)
+    policy = LocalPolicy(config.namespace)
+    watching = PolicyWatch(ground.client, policy)
+    link = _link(ground, pipeline, proxy, connected, policy)
     applier = Applier(ground.client)
     follower = Follower(
         link, applier, Kept(config.state_dir / "desired" / uid),
@@ -128,12 +132,14 @@ async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: 
     )  # fmt: skip
     observer = Observer(ground.client)
     observation = _observation(ground, observer)
-    reporter = _reporter(link, follower, observer)
+    reporter = _reporter(link, follower, observer, watching)
+    policy.listeners.add(reporter.poke)
     interest = Interest(link, ground.client, observation)
     on_connect += [follower.poke, reporter.connected, interest.poke]
     figures.of(link, follower)
     preview.of(link, applier, follower)
 
+    life.spawn("local policy", watching.run())
     life.spawn("tunnel", link.run())
     life.spawn("desired state", follower.run())
     life.spawn("status", reporter.run())
@@ -159,9 +165,9 @@ def _observation(ground: _Ground, observer: Observer) -> Observation:
     return found
 
 
-def _reporter(link: AgentLink, follower: Follower, observer: Observer) -> StatusReporter:
+def _reporter(link: AgentLink, follower: Follower, observer: Observer, watching: PolicyWatch) -> StatusReporter:
     ours = {kind.kind: observer.reflectors[kind] for kind in OURS}
-    reporter = StatusReporter(link, follower, ours, observer.reflectors[NAMESPACES])
+    reporter = StatusReporter(link, follower, ours, observer.reflectors[NAMESPACES], policy=watching.told)
     for kind in OURS:
         observer.listen(kind, reporter.on_change)
     observer.listen(NAMESPACES, reporter.on_namespace)
@@ -169,7 +175,9 @@ def _reporter(link: AgentLink, follower: Follower, observer: Observer) -> Status
     return reporter
 
 
-def _link(ground: _Ground, pipeline: Pipeline, proxy: Proxy, connected: Callable[[Session], Awaitable[None]]) -> AgentLink:
+def _link(
+    ground: _Ground, pipeline: Pipeline, proxy: Proxy, connected: Callable[[Session], Awaitable[None]], policy: LocalPolicy
+) -> AgentLink:
     identity = ground.identity
     host, _, port = (ground.config.tunnel_address or identity.addresses.tunnel_address).rpartition(":")
     return AgentLink(
@@ -181,6 +189,7 @@ def _link(ground: _Ground, pipeline: Pipeline, proxy: Proxy, connected: Callable
         pipeline=pipeline,
         proxy=proxy,
         on_connect=connected,
+        policy=policy,
     )
 
 

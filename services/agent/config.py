@@ -21,6 +21,7 @@ class Config:
     kubeconfig_file: Path | None = doc("Kubeconfig of the cluster; none means the pod's own service account.", default=None)
     tunnel_address: str = doc("`host:port` of the hub's tunnel; empty takes what the hub said at joining.", default="")
     nats_address: str = doc("`host:port` of NATS; empty takes what the hub said at joining.", default="")
+    namespace: str = doc("The agent's own namespace, where ConfigMap gems-agent-policy is.", default="kubegems-system")
     accepted_hub_uid: str = doc("Uid of a hub that may take over from the one known so far; set it only to move a cluster.", default="")
     resync_seconds: float = doc("How often the desired state is compared with the cluster in any case.", default=180.0)
     observe_rate: float = doc(

@@ -17,8 +17,9 @@ from libs.rpc.call import Call, Caller, Kind
 from libs.rpc.peers import HUB, TUNNEL
 from libs.rpc.pipeline import Pipeline
 from libs.tunnel import Mux, Reset, Stream, calls
-from libs.tunnel.kubernetes import Request
+from libs.tunnel.kubernetes import Request, Target
 from services.agent.grants import CALL, GrantBook, GrantRefused, Held
+from services.agent.policy import LocalPolicy
 from services.agent.proxy import Proxy
 
 _USER, _UID, _GROUPS = "kubegems-user", "kubegems-uid", "kubegems-groups"
@@ -28,11 +29,12 @@ _log = log.get("services.agent.link")
 
 @dataclass(slots=True)
 class _Expiry:
-    """When a stream ends, unless its grant is renewed."""
+    """When a stream ends, unless its grant is renewed; and what it asks of Kubernetes."""
 
     need: str
     held: Held
     timer: asyncio.TimerHandle
+    target: Target | None = None
 
 
 class Desk:
@@ -44,11 +46,22 @@ class Desk:
         pipeline: answers typed calls.
         proxy: answers Kubernetes requests.
         address: the hub's, for logs.
+        policy: what the cluster's owner denies; None for nothing.
     """
 
-    def __init__(self, mux: Mux, book: GrantBook, *, pipeline: Pipeline, proxy: Proxy, address: str) -> None:
+    def __init__(
+        self, mux: Mux, book: GrantBook, *, pipeline: Pipeline, proxy: Proxy, address: str, policy: LocalPolicy | None = None
+    ) -> None:
         self._mux, self._book, self._pipeline, self._proxy, self._address = mux, book, pipeline, proxy, address
+        self._policy = policy
         self._open: dict[int, _Expiry] = {}
+        if policy is not None:
+            policy.listeners.add(self._policy_changed)
+
+    def close(self) -> None:
+        """The tunnel is gone."""
+        if self._policy is not None:
+            self._policy.listeners.discard(self._policy_changed)
 
     async def serve(self, stream: Stream, header: bytes) -> None:
         """Serves one stream of the hub."""
@@ -89,6 +102,9 @@ class Desk:
         if target.path != asked.path:
             raise Invalid.one("path", "is not canonical")
         who = self._granted(stream, asked.grant, target.verb).principal
+        if self._policy is not None:
+            self._policy.check(who, target)
+            self._open[stream.id].target = target
         attributes = {"http.request.method": asked.method, "kubegems.verb": target.action, "enduser.id": who.user}
         with trace.span("kubernetes.serve", parent=opened.traceparent or None, kind=trace.SpanKind.SERVER, attributes=attributes):
             await self._proxy.serve(stream, request, has_body=asked.has_body, principal=who)
@@ -102,12 +118,22 @@ class Desk:
         timer = self._mux.loop.call_later(self._book.seconds_left(held), self._expire, number)
         self._open[number] = _Expiry(need, held, timer)
 
-    def _expire(self, number: int) -> None:
+    def _expire(self, number: int, why: str = "the grant is over") -> None:
         stream = self._mux.stream(number)
         if stream is not None:
-            stream.reset(Reset.EXPIRED, "the grant is over")
+            stream.reset(Reset.EXPIRED, why)
             if stream.task is not None:
                 stream.task.cancel()
+
+    def _policy_changed(self) -> None:
+        """Ends the streams of what the owner denies from now on."""
+        for number, open_ in list(self._open.items()):
+            try:
+                if self._policy is not None and open_.target is not None:
+                    self._policy.check(open_.held.principal, open_.target)
+            except Fault as fault:
+                _log.warning("link.denied_now", reason=fault.reason, why=fault.message)
+                self._expire(number, "the cluster's owner denies it now")
 
     def _regrant(self, regrant: tunnel_pb2.Regrant) -> None:
         current = self._open.get(regrant.stream)
@@ -118,6 +144,7 @@ class Desk:
             raise GrantRefused("the grant is another user's")
         current.timer.cancel()
         self._until(regrant.stream, current.need, held)
+        self._open[regrant.stream].target = current.target
 
 
 async def by_grant(call: Call) -> Caller:

@@ -25,6 +25,7 @@ from libs.tunnel.mux import wall_millis
 from libs.tunnel.tcp import Connection, dial
 from services.agent.desk import Desk, by_grant, principal_of
 from services.agent.grants import GrantBook
+from services.agent.policy import LocalPolicy
 from services.agent.proxy import Proxy
 
 __all__ = ["AgentLink", "HubAway", "Session", "by_grant", "principal_of"]
@@ -75,12 +76,13 @@ class AgentLink:
         on_connect: awaited in a task of its own each time a tunnel stands; cancelled when it breaks.
         limits: of the tunnel.
         protocols: versions of the protocol that this end speaks, newest first.
+        policy: what the cluster's owner denies; None for nothing.
     """
 
     def __init__(
         self, *, host: str, port: int, tls: Callable[[], ssl.SSLContext], cluster_uid: str, version: str, pipeline: Pipeline,
         proxy: Proxy, server_name: str = HUB_NAME, on_connect: OnConnect | None = None, limits: Limits | None = None,
-        protocols: Sequence[int] = PROTOCOLS,
+        protocols: Sequence[int] = PROTOCOLS, policy: LocalPolicy | None = None,
     ) -> None:  # fmt: skip
         self._host, self._port, self._server_name = host, port, server_name
         self._tls = tls
@@ -91,6 +93,7 @@ class AgentLink:
         self._on_connect = on_connect
         self._limits = limits
         self._protocols = tuple(protocols)
+        self._policy = policy
         self._mux: Mux | None = None
         self._standing = asyncio.Event()
         self._delay = _FIRST_DELAY
@@ -179,9 +182,12 @@ class AgentLink:
             book = GrantBook(
                 cluster_uid=self._cluster_uid, session=hello.session, keys=hello.grant_keys, hub_millis=mux.peer_now_millis
             )  # fmt: skip
-            desks.append(Desk(mux, book, pipeline=self._pipeline, proxy=self._proxy, address=self._host))
+            desk = Desk(mux, book, pipeline=self._pipeline, proxy=self._proxy, address=self._host, policy=self._policy)
+            desks.append(desk)
             await self._stand(mux, Session(hello.session, hello.hub_uid, hello.version))
         finally:
+            for desk in desks:
+                desk.close()
             mux.abort("the agent lets go")
             await mux.closed()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
+from kubegems.fleet.v1 import cluster_pb2
 from libs import log
 from libs.faults import Fault
 from libs.kube import Change, Reflector, Verb, resources
@@ -32,11 +33,13 @@ class StatusReporter:
         follower: what is desired and what became of applying it.
         ours: reflectors of our four kinds, by kind.
         namespaces: the reflector of namespaces, for what holds one up.
+        policy: what the cluster's owner denies, as it is told; None when there is no such thing.
     """
 
     def __init__(
-        self, link: Link, follower: Follower, ours: dict[str, Reflector], namespaces: Reflector, *, debounce: float = _DEBOUNCE
-    ) -> None:
+        self, link: Link, follower: Follower, ours: dict[str, Reflector], namespaces: Reflector, *, debounce: float = _DEBOUNCE,
+        policy: Callable[[], cluster_pb2.LocalPolicy] | None = None,
+    ) -> None:  # fmt: skip
         self._link = link
         self._follower = follower
         self._ours = ours
@@ -44,7 +47,8 @@ class StatusReporter:
         self._debounce = debounce
         self._full = True
         self._told: dict[Key, bytes] = {}
-        self._told_head: tuple[int, str] = (-1, "")
+        self._policy = policy
+        self._told_head: tuple[int, str, bytes] = (-1, "", b"")
         self._wake = asyncio.Event()
         self._failures = 0
 
@@ -89,12 +93,14 @@ class StatusReporter:
         """Sends what the hub does not know yet; a whole picture only once all our kinds have been listed."""
         full = self._full and all(r.synced.is_set() for r in self._ours.values())
         states = {key: status.SerializeToString(deterministic=True) for key, status in self._states()}
-        head = (self._follower.applied_generation, self._follower.confirmation_needed)
+        policy = self._policy() if self._policy else None
+        told = policy.SerializeToString(deterministic=True) if policy else b""
+        head = (self._follower.applied_generation, self._follower.confirmation_needed, told)
         new = states if full else {key: status for key, status in states.items() if self._told.get(key) != status}
         if not (full or new or head != self._told_head):
             return
         request = wire.ReportStatusRequest(
-            applied_generation=head[0], full=full, confirmation_needed=head[1],
+            applied_generation=head[0], full=full, confirmation_needed=head[1], local_policy=policy,
             objects=(wire.ObjectStatus.FromString(status) for status in new.values()),
         )  # fmt: skip
         if full:

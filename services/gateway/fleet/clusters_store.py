@@ -17,7 +17,7 @@ STATE = (
 _FROM = " FROM fleet.clusters c JOIN fleet.desired d ON d.cluster_uid = c.uid"
 _VIEW = (
     "SELECT c.uid, c.name, c.display_name, c.online, c.joined, c.agent_version, c.seen, c.inventory, c.applied_generation,"
-    " c.confirmation_needed, c.paused, c.leaving, c.reasons, c.round_trip, c.clock_skew, c.version, c.created, c.updated,"
+    " c.confirmation_needed, c.paused, c.leaving, c.reasons, c.round_trip, c.clock_skew, c.local_policy, c.version, c.created, c.updated,"
     " (SELECT max(t.expires) FROM fleet.certificates t WHERE t.cluster_uid = c.uid AND t.revoked IS NULL) AS certificate_expires,"
     f" d.generation AS desired_generation, {STATE} AS state{_FROM}"
 )
@@ -122,3 +122,8 @@ async def all_links(tx: Tx) -> list[Record]:
 async def keep_inventory(tx: Tx, uid: UUID, inventory: Mapping[str, Any]) -> None:
     """Keeps what was counted."""
     await tx.execute("UPDATE fleet.clusters SET inventory = $2 WHERE uid = $1", uid, dict(inventory))
+
+
+async def keep_policy(tx: Tx, uid: UUID, policy: Mapping[str, Any]) -> None:
+    """Keeps what the cluster's owner denies."""
+    await tx.execute("UPDATE fleet.clusters SET local_policy = $2 WHERE uid = $1 AND local_policy IS DISTINCT FROM $2", uid, dict(policy))

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from uuid import UUID
 
+from google.protobuf import json_format
+
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
 from libs import log, pg
 from libs.clock import Clock
@@ -87,6 +89,8 @@ class DesiredStateService:
             "UPDATE fleet.clusters SET seen = $2, joined = true, applied_generation = $3, confirmation_needed = $4 WHERE uid = $1",
             uid, now, request.applied_generation, request.confirmation_needed,
         )  # fmt: skip
+        if request.HasField("local_policy"):
+            await clusters_store.keep_policy(tx, uid, json_format.MessageToDict(request.local_policy))
         await _keep(tx, uid, request, reported, now)
         await statuses.forget(tx, uid, [(row["kind"], row["name"], row["uid"]) for row in gone])
         await desired.confirm_removals(tx, uid, gone)

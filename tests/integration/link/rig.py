@@ -27,6 +27,7 @@ from libs.tunnel import Limits
 from libs.tunnel.kubernetes import Target
 from libs.tunnel.tcp import client_tls, server_tls
 from services.agent.link import AgentLink, by_grant, principal_of
+from services.agent.policy import LocalPolicy
 from services.agent.proxy import Proxy
 from services.gateway.link.grants import ServicePrincipal
 from services.gateway.link.kubernetes_edge import KubernetesEdge
@@ -227,15 +228,16 @@ class Rig:
 
     @contextlib.asynccontextmanager
     async def agent(
-        self, uid: str, upstream: Path, *, name: str = "", online: bool = True, protocols: Sequence[int] = PROTOCOLS
-    ) -> AsyncIterator[Agent]:
+        self, uid: str, upstream: Path, *, name: str = "", online: bool = True, protocols: Sequence[int] = PROTOCOLS,
+        policy: LocalPolicy | None = None,
+    ) -> AsyncIterator[Agent]:  # fmt: skip
         """An agent that runs, for an API server of a kubeconfig."""
         proxy = Proxy(await Connection.from_kubeconfig(upstream))
         inventory = Inventory()
         pipeline = rpc.Pipeline(rpc.methods(INVENTORY, inventory), peers=by_grant, registry=CollectorRegistry())
         link = AgentLink(
             host="127.0.0.1", port=self.port, tls=self.agent_tls(uid), cluster_uid=uid, version="2.0", pipeline=pipeline, proxy=proxy,
-            limits=Limits(ping_every=0.5, ping_timeout=5), protocols=protocols,
+            limits=Limits(ping_every=0.5, ping_timeout=5), protocols=protocols, policy=policy,
         )  # fmt: skip
         if name:
             self.access.clusters[name] = uid

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from services.agent.policy import LocalPolicy, Policy, Rule
 from tests.integration.link.rig import Rig, kubeconfig
 from tests.integration.link.test_kubernetes_edge import OPS, World
 from tests.integration.link.test_kubernetes_edge import PODS as PODS_PATH
@@ -143,3 +144,32 @@ async def test_requests_at_once_keep_their_own_users(world: World) -> None:
         user = came.line.split()[1].rpartition("/")[2]
         assert came.all("impersonate-user") == [f"gems:user:{user}"]
         assert came.all("impersonate-group") == [f"gems:environment:acme/shop/e{user.removeprefix('user')}:reader"]
+
+
+async def test_the_owners_policy_goes_before_the_hubs_word(rig: Rig, tmp_path: Path, eventually: Any) -> None:
+    """The agent refuses before it impersonates, says why, and ends what is open when the owner denies it; the rest goes on."""
+    policy = LocalPolicy("kubegems-system", Policy())
+    async with upstream() as up, rig.agent(str(uuid.uuid4()), kubeconfig(tmp_path / "k", up.url), name="local", policy=policy):
+        world = World(rig, up, rig.access.add("dev", OPS))
+
+        async def forever(_came: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+            await reader.read()
+
+        up.answer = forever
+        wire = await world.wire()
+        await wire.send("GET", f"/k8s/clusters/local{PODS_PATH}?watch=true", f"Authorization: Bearer {world.token}")
+        assert (await wire.head()).status == 200
+        policy.put(Policy((Rule(users=("dev",), verbs=("watch", "delete")),)))
+        await asyncio.wait_for(wire.reader.read(), 5)  # what is left, then the end
+        up.answer = None
+        asked = len(up.came)
+        refused = await world.ask("DELETE", f"{PODS_PATH}/web")
+        assert (refused.status, refused.json["reason"]) == (403, "Forbidden")
+        assert "the cluster's owner denies this: rule 1" in refused.json["message"]
+        assert len(up.came) == asked
+        assert (await world.ask("GET", PODS_PATH)).status == 200
+        await eventually(lambda: rig.journal.records[-1].outcome == "OK", within=2)
+        assert [r.reason for r in rig.journal.records if r.method == "kubernetes/delete"][-1] == "LOCAL_POLICY"
+        for left in world.wires:
+            left.close()

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from kubegems.fleet.v1 import cluster_pb2 as _cluster_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -190,6 +191,7 @@ class ReportStatusRequest(_message.Message):
     FULL_FIELD_NUMBER: _builtins.int
     OBJECTS_FIELD_NUMBER: _builtins.int
     CONFIRMATION_NEEDED_FIELD_NUMBER: _builtins.int
+    LOCAL_POLICY_FIELD_NUMBER: _builtins.int
     applied_generation: _builtins.int
     """Generation applied."""
     full: _builtins.bool
@@ -200,6 +202,10 @@ class ReportStatusRequest(_message.Message):
     def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectStatus]:
         """The objects."""
 
+    @_builtins.property
+    def local_policy(self) -> _cluster_pb2.LocalPolicy:
+        """What the cluster's owner denies; absent from agents that know no local policy."""
+
     def __init__(
         self,
         *,
@@ -207,10 +213,11 @@ class ReportStatusRequest(_message.Message):
         full: _builtins.bool = ...,
         objects: _abc.Iterable[Global___ObjectStatus] | None = ...,
         confirmation_needed: _builtins.str = ...,
+        local_policy: _cluster_pb2.LocalPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["local_policy", b"local_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "confirmation_needed", b"confirmation_needed", "full", b"full", "objects", b"objects"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "confirmation_needed", b"confirmation_needed", "full", b"full", "local_policy", b"local_policy", "objects", b"objects"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubegems/fleet/v1/cluster.proto\x12\x11kubegems.fleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\xb0\x08\n\x07\x43luster\x12?\n\x04name\x18\x01 \x01(\tB1\x92\xb5\x18-*+clusters/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\x12\x13\n\x03uid\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x1d\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\x12\x37\n\x05state\x18\x04 \x01(\x0e\x32 .kubegems.fleet.v1.Cluster.StateB\x06\x92\xb5\x18\x02@\x01\x12\x37\n\tinventory\x18\x05 \x01(\x0b\x32\x1c.kubegems.fleet.v1.InventoryB\x06\x92\xb5\x18\x02@\x01\x12\x1d\n\ragent_version\x18\x06 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x35\n\tseen_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\"\n\x12\x64\x65sired_generation\x18\x08 \x01(\x03\x42\x06\x92\xb5\x18\x02@\x01\x12\"\n\x12\x61pplied_generation\x18\t \x01(\x03\x42\x06\x92\xb5\x18\x02@\x01\x12#\n\x13\x63onfirmation_needed\x18\n \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x14\n\x04\x65tag\x18\x0b \x01(\tB\x06\x92\xb5\x18\x02 @\x12\x37\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x37\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12:\n\x07reasons\x18\x0e \x03(\x0b\x32!.kubegems.fleet.v1.Cluster.ReasonB\x06\x92\xb5\x18\x02@\x01\x12\x43\n\x17\x63\x65rtificate_expire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x35\n\nround_trip\x18\x10 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\x92\xb5\x18\x02@\x01\x12\x35\n\nclock_skew\x18\x11 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\x92\xb5\x18\x02@\x01\x12\"\n\x12\x61gent_version_skew\x18\x12 \x01(\x05\x42\x06\x92\xb5\x18\x02@\x01\x12\x16\n\x06paused\x18\x13 \x01(\x08\x42\x06\x92\xb5\x18\x02@\x01\x1aY\n\x06Reason\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\n\n\x06ONLINE\x10\x02\x12\x0b\n\x07OFFLINE\x10\x03\x12\x0c\n\x08\x44\x45LETING\x10\x04\x12\x0b\n\x07JOINING\x10\x05\x12\x0c\n\x08\x44\x45GRADED\x10\x06\"\xd4\x03\n\tInventory\x12\x1a\n\x12kubernetes_version\x18\x01 \x01(\t\x12\r\n\x05nodes\x18\x02 \x01(\x05\x12\x13\n\x0bready_nodes\x18\x03 \x01(\x05\x12\x42\n\x0b\x61llocatable\x18\x04 \x03(\x0b\x32-.kubegems.fleet.v1.Inventory.AllocatableEntry\x12<\n\x08\x63\x61pacity\x18\x05 \x03(\x0b\x32*.kubegems.fleet.v1.Inventory.CapacityEntry\x12>\n\tallocated\x18\x06 \x03(\x0b\x32+.kubegems.fleet.v1.Inventory.AllocatedEntry\x12.\n\ncount_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x32\n\x10\x41llocatableEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rCapacityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0e\x41llocatedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubegems/fleet/v1/cluster.proto\x12\x11kubegems.fleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\xee\x08\n\x07\x43luster\x12?\n\x04name\x18\x01 \x01(\tB1\x92\xb5\x18-*+clusters/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\x12\x13\n\x03uid\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x1d\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\x12\x37\n\x05state\x18\x04 \x01(\x0e\x32 .kubegems.fleet.v1.Cluster.StateB\x06\x92\xb5\x18\x02@\x01\x12\x37\n\tinventory\x18\x05 \x01(\x0b\x32\x1c.kubegems.fleet.v1.InventoryB\x06\x92\xb5\x18\x02@\x01\x12\x1d\n\ragent_version\x18\x06 \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x35\n\tseen_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\"\n\x12\x64\x65sired_generation\x18\x08 \x01(\x03\x42\x06\x92\xb5\x18\x02@\x01\x12\"\n\x12\x61pplied_generation\x18\t \x01(\x03\x42\x06\x92\xb5\x18\x02@\x01\x12#\n\x13\x63onfirmation_needed\x18\n \x01(\tB\x06\x92\xb5\x18\x02@\x01\x12\x14\n\x04\x65tag\x18\x0b \x01(\tB\x06\x92\xb5\x18\x02 @\x12\x37\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x37\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12:\n\x07reasons\x18\x0e \x03(\x0b\x32!.kubegems.fleet.v1.Cluster.ReasonB\x06\x92\xb5\x18\x02@\x01\x12\x43\n\x17\x63\x65rtificate_expire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x92\xb5\x18\x02@\x01\x12\x35\n\nround_trip\x18\x10 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\x92\xb5\x18\x02@\x01\x12\x35\n\nclock_skew\x18\x11 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\x92\xb5\x18\x02@\x01\x12\"\n\x12\x61gent_version_skew\x18\x12 \x01(\x05\x42\x06\x92\xb5\x18\x02@\x01\x12\x16\n\x06paused\x18\x13 \x01(\x08\x42\x06\x92\xb5\x18\x02@\x01\x12<\n\x0clocal_policy\x18\x14 \x01(\x0b\x32\x1e.kubegems.fleet.v1.LocalPolicyB\x06\x92\xb5\x18\x02@\x01\x1aY\n\x06Reason\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\n\n\x06ONLINE\x10\x02\x12\x0b\n\x07OFFLINE\x10\x03\x12\x0c\n\x08\x44\x45LETING\x10\x04\x12\x0b\n\x07JOINING\x10\x05\x12\x0c\n\x08\x44\x45GRADED\x10\x06\"\xd4\x03\n\tInventory\x12\x1a\n\x12kubernetes_version\x18\x01 \x01(\t\x12\r\n\x05nodes\x18\x02 \x01(\x05\x12\x13\n\x0bready_nodes\x18\x03 \x01(\x05\x12\x42\n\x0b\x61llocatable\x18\x04 \x03(\x0b\x32-.kubegems.fleet.v1.Inventory.AllocatableEntry\x12<\n\x08\x63\x61pacity\x18\x05 \x03(\x0b\x32*.kubegems.fleet.v1.Inventory.CapacityEntry\x12>\n\tallocated\x18\x06 \x03(\x0b\x32+.kubegems.fleet.v1.Inventory.AllocatedEntry\x12.\n\ncount_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x32\n\x10\x41llocatableEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rCapacityEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0e\x41llocatedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9b\x01\n\x0bLocalPolicy\x12\x31\n\x04\x64\x65ny\x18\x01 \x03(\x0b\x32#.kubegems.fleet.v1.LocalPolicy.Rule\x12\x0f\n\x07problem\x18\x02 \x01(\t\x1aH\n\x04Rule\x12\r\n\x05users\x18\x01 \x03(\t\x12\x0e\n\x06groups\x18\x02 \x03(\t\x12\r\n\x05verbs\x18\x03 \x03(\t\x12\x12\n\nnamespaces\x18\x04 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,6 +72,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLUSTER'].fields_by_name['agent_version_skew']._serialized_options = b'\222\265\030\002@\001'
   _globals['_CLUSTER'].fields_by_name['paused']._loaded_options = None
   _globals['_CLUSTER'].fields_by_name['paused']._serialized_options = b'\222\265\030\002@\001'
+  _globals['_CLUSTER'].fields_by_name['local_policy']._loaded_options = None
+  _globals['_CLUSTER'].fields_by_name['local_policy']._serialized_options = b'\222\265\030\002@\001'
   _globals['_INVENTORY_ALLOCATABLEENTRY']._loaded_options = None
   _globals['_INVENTORY_ALLOCATABLEENTRY']._serialized_options = b'8\001'
   _globals['_INVENTORY_CAPACITYENTRY']._loaded_options = None
@@ -79,17 +81,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVENTORY_ALLOCATEDENTRY']._loaded_options = None
   _globals['_INVENTORY_ALLOCATEDENTRY']._serialized_options = b'8\001'
   _globals['_CLUSTER']._serialized_start=153
-  _globals['_CLUSTER']._serialized_end=1225
-  _globals['_CLUSTER_REASON']._serialized_start=1025
-  _globals['_CLUSTER_REASON']._serialized_end=1114
-  _globals['_CLUSTER_STATE']._serialized_start=1116
-  _globals['_CLUSTER_STATE']._serialized_end=1225
-  _globals['_INVENTORY']._serialized_start=1228
-  _globals['_INVENTORY']._serialized_end=1696
-  _globals['_INVENTORY_ALLOCATABLEENTRY']._serialized_start=1547
-  _globals['_INVENTORY_ALLOCATABLEENTRY']._serialized_end=1597
-  _globals['_INVENTORY_CAPACITYENTRY']._serialized_start=1599
-  _globals['_INVENTORY_CAPACITYENTRY']._serialized_end=1646
-  _globals['_INVENTORY_ALLOCATEDENTRY']._serialized_start=1648
-  _globals['_INVENTORY_ALLOCATEDENTRY']._serialized_end=1696
+  _globals['_CLUSTER']._serialized_end=1287
+  _globals['_CLUSTER_REASON']._serialized_start=1087
+  _globals['_CLUSTER_REASON']._serialized_end=1176
+  _globals['_CLUSTER_STATE']._serialized_start=1178
+  _globals['_CLUSTER_STATE']._serialized_end=1287
+  _globals['_INVENTORY']._serialized_start=1290
+  _globals['_INVENTORY']._serialized_end=1758
+  _globals['_INVENTORY_ALLOCATABLEENTRY']._serialized_start=1609
+  _globals['_INVENTORY_ALLOCATABLEENTRY']._serialized_end=1659
+  _globals['_INVENTORY_CAPACITYENTRY']._serialized_start=1661
+  _globals['_INVENTORY_CAPACITYENTRY']._serialized_end=1708
+  _globals['_INVENTORY_ALLOCATEDENTRY']._serialized_start=1710
+  _globals['_INVENTORY_ALLOCATEDENTRY']._serialized_end=1758
+  _globals['_LOCALPOLICY']._serialized_start=1761
+  _globals['_LOCALPOLICY']._serialized_end=1916
+  _globals['_LOCALPOLICY_RULE']._serialized_start=1844
+  _globals['_LOCALPOLICY_RULE']._serialized_end=1916
 # @@protoc_insertion_point(module_scope)

@@ -115,6 +115,7 @@ class Cluster(_message.Message):
     CLOCK_SKEW_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_SKEW_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    LOCAL_POLICY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`clusters/{cluster}`, the last part a lower case RFC 1123 label."""
     uid: _builtins.str
@@ -169,6 +170,10 @@ class Cluster(_message.Message):
     def clock_skew(self) -> _duration_pb2.Duration:
         """How far the cluster's clock is ahead of the hub's, as last measured; negative when it is behind."""
 
+    @_builtins.property
+    def local_policy(self) -> Global___LocalPolicy:
+        """What the cluster's owner has the agent refuse, whatever the hub allows."""
+
     def __init__(
         self,
         *,
@@ -191,10 +196,11 @@ class Cluster(_message.Message):
         clock_skew: _duration_pb2.Duration | None = ...,
         agent_version_skew: _builtins.int = ...,
         paused: _builtins.bool = ...,
+        local_policy: Global___LocalPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expire_time", b"certificate_expire_time", "clock_skew", b"clock_skew", "create_time", b"create_time", "inventory", b"inventory", "round_trip", b"round_trip", "seen_time", b"seen_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expire_time", b"certificate_expire_time", "clock_skew", b"clock_skew", "create_time", b"create_time", "inventory", b"inventory", "local_policy", b"local_policy", "round_trip", b"round_trip", "seen_time", b"seen_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "agent_version_skew", b"agent_version_skew", "applied_generation", b"applied_generation", "certificate_expire_time", b"certificate_expire_time", "clock_skew", b"clock_skew", "confirmation_needed", b"confirmation_needed", "create_time", b"create_time", "desired_generation", b"desired_generation", "display_name", b"display_name", "etag", b"etag", "inventory", b"inventory", "name", b"name", "paused", b"paused", "reasons", b"reasons", "round_trip", b"round_trip", "seen_time", b"seen_time", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "agent_version_skew", b"agent_version_skew", "applied_generation", b"applied_generation", "certificate_expire_time", b"certificate_expire_time", "clock_skew", b"clock_skew", "confirmation_needed", b"confirmation_needed", "create_time", b"create_time", "desired_generation", b"desired_generation", "display_name", b"display_name", "etag", b"etag", "inventory", b"inventory", "local_policy", b"local_policy", "name", b"name", "paused", b"paused", "reasons", b"reasons", "round_trip", b"round_trip", "seen_time", b"seen_time", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -313,3 +319,71 @@ class Inventory(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Inventory: _TypeAlias = Inventory  # noqa: Y015
+
+@_typing.final
+class LocalPolicy(_message.Message):
+    """LocalPolicy is what a cluster's owner denies there: ConfigMap `gems-agent-policy`, which nobody can change through the hub."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Rule(_message.Message):
+        """Rule denies what matches all of its fields; an empty field matches anything."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        USERS_FIELD_NUMBER: _builtins.int
+        GROUPS_FIELD_NUMBER: _builtins.int
+        VERBS_FIELD_NUMBER: _builtins.int
+        NAMESPACES_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """User names, `*` as a wildcard."""
+
+        @_builtins.property
+        def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Groups, as Kubernetes sees them, `*` as a wildcard."""
+
+        @_builtins.property
+        def verbs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Kubernetes verbs, or subresources such as `exec`."""
+
+        @_builtins.property
+        def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Namespaces, `*` as a wildcard. Requests across all namespaces match too."""
+
+        def __init__(
+            self,
+            *,
+            users: _abc.Iterable[_builtins.str] | None = ...,
+            groups: _abc.Iterable[_builtins.str] | None = ...,
+            verbs: _abc.Iterable[_builtins.str] | None = ...,
+            namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "namespaces", b"namespaces", "users", b"users", "verbs", b"verbs"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DENY_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    problem: _builtins.str
+    """Why the policy cannot be read; everything of people is denied then."""
+    @_builtins.property
+    def deny(self) -> _containers.RepeatedCompositeFieldContainer[Global___LocalPolicy.Rule]:
+        """What is denied."""
+
+    def __init__(
+        self,
+        *,
+        deny: _abc.Iterable[Global___LocalPolicy.Rule] | None = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deny", b"deny", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalPolicy: _TypeAlias = LocalPolicy  # noqa: Y015

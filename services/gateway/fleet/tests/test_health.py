@@ -215,3 +215,14 @@ async def test_failed_objects_degrade_a_cluster(house: House) -> None:
 
 def _quota(tenant: str, cluster: str) -> Any:
     return quota_service_pb2.DeleteTenantQuotaRequest(name=f"tenants/{tenant}/quotas/{cluster}")
+
+
+async def test_what_the_owner_denies_is_shown_on_the_cluster(house: House) -> None:
+    """As the agent reports it; an agent that knows no policy leaves it absent."""
+    cluster, uid = await house.cluster()
+    await house.report(uid)
+    assert not (await _get(house, cluster)).HasField("local_policy")
+    policy = cluster_pb2.LocalPolicy(deny=[cluster_pb2.LocalPolicy.Rule(verbs=["exec"])], problem="")
+    await house.report(uid, local_policy=policy)
+    await house.report(uid)
+    assert (await _get(house, cluster)).local_policy == policy

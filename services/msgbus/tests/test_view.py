@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from kubegems.agent.v1.events_pb2 import ObservedChange
+from kubegems.agent.v1.events_pb2 import ObservedChange, Watermark
 from services.msgbus.view import View
 
 CLUSTER = "c1"
@@ -107,3 +107,59 @@ def test_any_losses_end_in_the_clusters_list() -> None:
         for c in listing(counter + 1, *real):
             view.take(CLUSTER, c)
         assert names(view) == real
+
+
+def mark(epoch: str = "e1", **counters: int) -> Watermark:
+    return Watermark(epoch=epoch, marks=[Watermark.Mark(resource=name, counter=counter) for name, counter in counters.items()])
+
+
+def test_a_watermark_finds_what_is_missing_at_the_very_end() -> None:
+    """No later change would tell; with the next whole list all is well."""
+    view = View()
+    for c in listing(1, "a"):
+        view.take(CLUSTER, c)
+    assert not view.mark(CLUSTER, mark(pods=3)).gap
+    assert view.mark(CLUSTER, mark(pods=4)).gap
+    assert view.stale(CLUSTER)
+    assert not view.mark(CLUSTER, mark(pods=4)).gap, "told once"
+    for c in listing(5):
+        view.take(CLUSTER, c)
+    assert (names(view), view.stale(CLUSTER)) == (set(), False)
+    assert view.mark(CLUSTER, mark("e2", pods=1)).gap, "a start of the agent that we know nothing of"
+
+
+def test_a_kind_that_is_not_observed_any_more_is_forgotten() -> None:
+    """Its objects are not told as deleted: nobody knows."""
+    view = View()
+    for c in listing(1, "a"):
+        view.take(CLUSTER, c)
+    assert view.mark(CLUSTER, mark()).gone == [("", "pods")]
+    assert names(view) == set()
+
+
+def test_a_torn_list_deletes_nothing_and_heals_nothing() -> None:
+    """A list of which a part was lost must not be taken for the whole."""
+    view = View()
+    for c in listing(1, "a", "b", "c"):
+        view.take(CLUSTER, c)
+    torn = [c for c in listing(6, "a", "b", "c") if c.name != "b"]
+    told = [view.take(CLUSTER, c) for c in torn]
+    assert (names(view), any(t.seen for t in told), view.stale(CLUSTER)) == ({"a", "b", "c"}, False, True)
+    for c in listing(11, "a", "c"):
+        view.take(CLUSTER, c)
+    assert (names(view), view.stale(CLUSTER)) == ({"a", "c"}, False)
+
+
+def test_the_past_that_is_kept_is_bounded() -> None:
+    """Older tokens are told that they reach back too far, younger ones get what they missed."""
+    view = View(recent=10)
+    for c in listing(1, "a"):
+        view.take(CLUSTER, c)
+    old = view.vector()
+    for counter in range(4, 14):
+        view.take(CLUSTER, change(counter, "n"))
+    young = view.vector()
+    for counter in range(14, 18):
+        view.take(CLUSTER, change(counter, "n"))
+    assert view.since(old) == ([], {CLUSTER})
+    assert [s.change.counter for s in view.since(young)[0]] == [14, 15, 16, 17]

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_DNS, uuid4, uuid5
 
 from prometheus_client import CollectorRegistry
 
@@ -373,7 +373,9 @@ class Rig:
 
     def call(self, method: Method, user: str) -> Call:
         """A call of a signed-in user."""
-        return Call(method, caller=Caller(Kind.USER, user, str(uuid4()), f"session-{user}", Rights()), request_id=uuid4().hex)
+        return Call(
+            method, caller=Caller(Kind.USER, user, str(uuid5(NAMESPACE_DNS, user)), f"session-{user}", Rights()), request_id=uuid4().hex
+        )
 
     async def kill_replica(self, index: int) -> None:
         """kill -9."""

@@ -126,9 +126,9 @@ class _Shell:
         await self._process.wait()
 
 
-async def walk(readme: Path, env_file: Path, say: Callable[[str], None], *, cwd: Path = _ROOT) -> int:
-    """Runs all steps and returns their number; raises LocalError at the first that fails. `env_file` is absolute."""
-    todo = steps(await asyncio.to_thread(readme.read_text))
+async def walk(readme: Path, env_file: Path, say: Callable[[str], None], *, section: str = "Walk-through", cwd: Path = _ROOT) -> int:
+    """Runs all steps of a section and returns their number; raises LocalError at the first that fails. `env_file` is absolute."""
+    todo = steps(await asyncio.to_thread(readme.read_text), section)
     with tempfile.TemporaryDirectory(prefix="kubegems-walk-") as scratch:
         shell = await _Shell.open(env_file, cwd, Path(scratch))
         try:
@@ -157,17 +157,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.walkthrough", description="Runs the README's walk-through.")
     parser.add_argument("--env", type=Path, default=_ROOT / ".local/env", help="the running stack's env file")
     parser.add_argument("--readme", type=Path, default=_ROOT / "README.md")
+    parser.add_argument("--section", default="Walk-through", help="heading of the section whose blocks are run")
     arguments = parser.parse_args()
     arguments.env = arguments.env.absolute()
     if not arguments.env.exists():
         sys.stderr.write(f"error: there is no {arguments.env}: is KubeGems running (make run)?\n")
         return 1
     try:
-        count = asyncio.run(walk(arguments.readme, arguments.env, print))
+        count = asyncio.run(walk(arguments.readme, arguments.env, print, section=arguments.section))
     except LocalError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    print(f"all {count} steps of the walk-through did what the README says")
+    print(f"all {count} steps of `{arguments.section}` did what {arguments.readme.name} says")
     return 0
 
 

@@ -25,6 +25,7 @@ DURABLE = "msgbus-post"
 _SECOND = 1.0
 _SWEEP_SECONDS = 600.0
 _MOST_AUDIENCES = 64
+_TIMED = 7  # UUIDv7 carries its time
 _ENDED = {"SUCCEEDED": Severity.INFO, "FAILED": Severity.ERROR, "DEAD": Severity.ERROR, "CANCELLED": Severity.WARNING}
 _AUDIENCE = re.compile(
     r"platform(/roles/[a-z]+)?|users/[^/\s]{1,63}|tenants/[^/\s]+(/projects/[^/\s]+(/environments/[^/\s]+)?)?(/roles/[a-z]+)?"
@@ -64,7 +65,7 @@ class Post:
         if not posted.audiences or not all(_AUDIENCE.fullmatch(a) for a in posted.audiences):
             raise Rejected(f"no audience, or one that cannot be: {list(posted.audiences)[:3]}")
         async with self._database.transaction() as tx:
-            await post(tx, id_, posted, datetime.now(UTC))
+            await post(tx, id_, posted, _written(id_))
 
     async def announce(self) -> None:
         """Delivers announcements when their time begins, and forgets what is old; until cancelled."""
@@ -99,6 +100,12 @@ async def post(tx: Tx, id_: UUID, posted: events_pb2.NoticePosted, now: datetime
     stored = events_pb2.NoticeStored(id=str(id_), message=message, audiences=audiences)
     await outbox.publish(tx, store.SCHEMA, subjects.notice("stored"), stored)
     return True
+
+
+def _written(id_: UUID) -> datetime:
+    """When an event was written, by its UUIDv7: replicas share the work, so the time of storing keeps no order."""
+    now = datetime.now(UTC)
+    return min(now, datetime.fromtimestamp((id_.int >> 80) / 1000, UTC)) if id_.version == _TIMED else now
 
 
 def of_job(moved: JobMoved) -> events_pb2.NoticePosted | None:

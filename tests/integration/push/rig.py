@@ -353,8 +353,8 @@ class Rig:
         finally:
             for task in tasks:
                 task.cancel()
-            for task in await asyncio.gather(*tasks, return_exceptions=True):
-                assert isinstance(task, asyncio.CancelledError), task
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(ended, asyncio.CancelledError), ended
 
     async def subscribe(
         self, user: str, asked: message_service_pb2.SubscribeRequest, at: int | None = None
@@ -362,7 +362,7 @@ class Rig:
         """A stream through the channel to whichever replica, or to the one `at` a place."""
         method = (self.methods if at is None else self.direct[at])["Subscribe"]
         async with aclosing(method.handler(asked, self.call(method, user))) as items:  # type: ignore[type-var]
-            async for item in items:
+            async for item in items:  # type: ignore[union-attr]
                 yield event_pb2.Event.FromString(item)
 
     async def ask(self, rpc_name: str, request: Any, user: str = "dev") -> Any:
@@ -454,9 +454,9 @@ async def rig(folder: Path, certificates: Certificates, ports: Ports, dsn: str) 
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for process in (*built.replicas, built.nats_process):
-                if process is not None:
-                    await process.stop()
+            for running in (*built.replicas, built.nats_process):
+                if running is not None:
+                    await running.stop()
 
 
 async def _gateway(hub: Hub, tls: rpc.Tls) -> tuple[rpc.Server, str]:

@@ -191,7 +191,7 @@ def _reply(binding: Binding, reply: Any, sent: dict[str, str], if_none_match: st
     descriptor = getattr(part, "DESCRIPTOR", None)
     if descriptor is not None and descriptor.full_name == HTTP_BODY:
         return Answer(200, part.content_type or "application/octet-stream", part.data, sent)
-    etag = getattr(part, "etag", "") or getattr(reply, "etag", "")
+    etag = (getattr(part, "etag", "") or getattr(reply, "etag", "")).strip('"')  # ours come quoted already, as HTTP has them
     if etag:
         sent["ETag"] = f'"{etag}"'
         if if_none_match and headers.matches(if_none_match, etag):

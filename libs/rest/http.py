@@ -31,6 +31,7 @@ _HEADERS = {
     "Strict-Transport-Security": "max-age=31536000",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
+    "Server": "kubegems",  # and not which libraries in which versions
 }
 
 

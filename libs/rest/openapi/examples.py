@@ -37,15 +37,17 @@ class Examples:
         """A message as JSON, with the fields of which there is an example; `elsewhere` are fields that the path gives."""
         found: dict[str, Any] = {}
         for field in descriptor.fields:
-            if field.name in elsewhere or (sent and self._needless(field)) or (not sent and fields.rule(field).secret):
+            if field.name in elsewhere or (sent and self._needless(field, depth)) or (not sent and fields.rule(field).secret):
                 continue
             value = self.field(field, sent=sent, depth=depth)
             if value is not None:
                 found[field.json_name] = value
         return found
 
-    def _needless(self, field: FieldDescriptor) -> bool:
-        return fields.rule(field).output_only or field.name in _NONE_NEEDED
+    def _needless(self, field: FieldDescriptor, depth: int) -> bool:
+        rule = fields.rule(field)
+        named_elsewhere = depth > 0 and field.name == "name" and not rule.required
+        return rule.output_only or field.name in _NONE_NEEDED or named_elsewhere
 
     def field(self, field: FieldDescriptor, *, sent: bool, depth: int = 0) -> Any:
         """A field's value; None for none."""

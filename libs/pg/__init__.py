@@ -1,4 +1,4 @@
-"""PostgreSQL: a pool, transactions, migrations, the outbox, pages and filters; the only home of asyncpg.
+"""PostgreSQL: a pool, transactions, migrations, outbox, lists with filter, order and pages; the only home of asyncpg.
 
 `Database.connect` makes the pool, `database.transaction()` one `Tx` whose work commits as a whole or not at all, and
 `tx(call)` the one transaction of a call, which the pipeline commits together with its audit record and its idempotency

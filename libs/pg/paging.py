@@ -22,7 +22,7 @@ R = TypeVar("R")
 DEFAULT_SIZE = 50
 MAX_SIZE = 500
 _MAC = 16  # bytes; 128 bits cannot be guessed online
-_MAX_TOKEN = 4096
+_MAX_TOKEN = 8192  # characters; five texts of 128 characters fit
 
 
 class Pages:

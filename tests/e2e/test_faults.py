@@ -43,10 +43,13 @@ async def insist(platform: World, method: str, path: str, body: Any, key: str) -
 
 @dataclass
 class Subscriber:
-    """Keeps a view of resource quotas by following the stream; lists again at RESYNC and after each break."""
+    """Keeps a view of resource quotas by following the stream; lists again at RESYNC and after each break.
+
+    A scope that is revoked, as when its environment is gone before the news of its objects, takes them along.
+    """
 
     platform: World
-    view: dict[tuple[str, str], str] = field(default_factory=dict)
+    view: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
     async def run(self) -> None:
         while True:
@@ -56,7 +59,7 @@ class Subscriber:
                 await asyncio.sleep(0.3)
 
     async def _follow(self) -> None:
-        fresh: dict[tuple[str, str], str] | None = {}
+        fresh: dict[tuple[str, str], tuple[str, str]] | None = {}
         path = "/messages:subscribe?snapshot=true&resources=resourcequotas&scopes=tenants/initech"
         async with aclosing(self.platform.admin.events(path)) as events:
             async for event in events:
@@ -64,14 +67,17 @@ class Subscriber:
                     return
                 if event["kind"] == "SNAPSHOT_END" and fresh is not None and not event.get("scope"):
                     self.view, fresh = fresh, None
+                into = self.view if fresh is None else fresh
+                if event["kind"] == "SCOPE_REVOKED":
+                    for key in [key for key, (_, environment) in into.items() if environment == event["scope"]]:
+                        del into[key]
                 if event["kind"] == "CHANGE":
                     change = event["change"]
-                    into = self.view if fresh is None else fresh
                     key = (change["namespace"], change["object"])
                     if change["verb"] == "DELETED":
                         into.pop(key, None)
                     else:
-                        into[key] = change["uid"]
+                        into[key] = (change["uid"], change["environment"])
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -44,6 +44,7 @@ class Mux:
     Attributes:
         rtt: last measured round trip, seconds.
         peer_ahead_millis: how far the peer's wall clock is ahead of ours, from pings.
+        heard: when something last came, by `time`.
         limits: its bounds.
     """
 
@@ -87,8 +88,8 @@ class Mux:
         self._hello: asyncio.Future[bytes] = self.loop.create_future()
         self._closed: asyncio.Future[None] = self.loop.create_future()
         self._error: Lost | None = None
-        self._heard = self.time()
-        self._ping_due = self._heard + self.limits.ping_every
+        self.heard = self.time()
+        self._ping_due = self.heard + self.limits.ping_every
         self._ping_timer = self.loop.call_later(self.limits.ping_every, self._tick)
 
     # -- for callers
@@ -141,11 +142,6 @@ class Mux:
         """An open stream by its number."""
         return self._streams.get(number)
 
-    @property
-    def silence(self) -> float:
-        """Seconds since the peer was last heard."""
-        return self.time() - self._heard
-
     def peer_now_millis(self) -> int:
         """The peer's wall time, as far as pings tell."""
         return self._now_millis() + self.peer_ahead_millis
@@ -177,7 +173,7 @@ class Mux:
 
     def received(self, count: int) -> None:
         """The carrier read `count` bytes into `framer.buffer()`."""
-        self._heard = self.time()
+        self.heard = self.time()
         try:
             self.framer.advance(count)
         except ProtocolBroken as error:
@@ -381,7 +377,7 @@ class Mux:
     def _tick(self) -> None:
         now = self.time()
         late = now - self._ping_due
-        silence = now - self._heard
+        silence = now - self.heard
         if silence > self.limits.ping_every + self.limits.ping_timeout and late < self.limits.ping_every:
             self.abort(f"the peer was silent for {silence:.1f} s")
             return

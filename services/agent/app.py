@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import random
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ from services.agent.enrolment import Enrolment
 from services.agent.figures import Figures
 from services.agent.identity import Identity, IdentityFiles
 from services.agent.inventory_api import Inventory
-from services.agent.link import AgentLink, Session, by_grant, principal_of
+from services.agent.link import HUB_NAME, AgentLink, Edge, Session, by_grant, principal_of
 from services.agent.observed.interest import Interest
 from services.agent.observed.kinds import BASE
 from services.agent.observed.observation import Observation
@@ -190,6 +191,19 @@ def _link(
         proxy=proxy,
         on_connect=connected,
         policy=policy,
+        edge=_edge(ground.config, identity),
+    )
+
+
+def _edge(config: Config, identity: Identity) -> Edge | None:
+    if not config.edge_url:
+        return None
+    authority = config.edge_ca_file or identity.ca_file
+    return Edge(
+        config.edge_url,
+        lambda: ssl.create_default_context(cafile=str(authority)),
+        lambda: (identity.certificate, identity.key),
+        HUB_NAME if config.edge_ca_file is None else None,
     )
 
 

@@ -20,6 +20,11 @@ class Config:
     )
     kubeconfig_file: Path | None = doc("Kubeconfig of the cluster; none means the pod's own service account.", default=None)
     tunnel_address: str = doc("`host:port` of the hub's tunnel; empty takes what the hub said at joining.", default="")
+    edge_url: str = doc(
+        "`https://host:port` of the hub's edge: the tunnel goes through it as a WebSocket, and HTTPS_PROXY is respected; empty: TCP.",
+        default="",
+    )
+    edge_ca_file: Path | None = doc("CA (PEM) that the edge's certificate is of, behind an ingress; none: the hub's own.", default=None)
     nats_address: str = doc("`host:port` of NATS; empty takes what the hub said at joining.", default="")
     namespace: str = doc("The agent's own namespace, where ConfigMap gems-agent-policy is.", default="kubegems-system")
     accepted_hub_uid: str = doc("Uid of a hub that may take over from the one known so far; set it only to move a cluster.", default="")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +21,16 @@ from kubegems.agent.v1 import tunnel_pb2
 from libs import log
 from libs.faults import Fault, Unavailable
 from libs.rpc.pipeline import Pipeline
-from libs.tunnel import Limits, Lost, Mux, Reset, Stream, calls
-from libs.tunnel.mux import wall_millis
+from libs.tunnel import Limits, Lost, Mux, Reset, Stream, calls, websocket
+from libs.tunnel.mux import Accept, wall_millis
 from libs.tunnel.tcp import Connection, dial
+from libs.tunnel.websocket import Unproved
 from services.agent.desk import Desk, by_grant, principal_of
 from services.agent.grants import GrantBook
 from services.agent.policy import LocalPolicy
 from services.agent.proxy import Proxy
 
-__all__ = ["AgentLink", "HubAway", "Session", "by_grant", "principal_of"]
+__all__ = ["AgentLink", "Edge", "HubAway", "Session", "by_grant", "principal_of"]
 PROTOCOLS = (2, 1)  # newest first; 2 adds pausing and PreviewService
 HUB_NAME = "gateway.hub.kubegems.internal"
 _GREETING_SECONDS = 10.0
@@ -55,6 +57,23 @@ class Session:
     hub_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The hub's HTTPS edge, as a way for the tunnel.
+
+    Attributes:
+        url: `https://host:port`.
+        tls: makes the context that trusts its certificate, for each dial.
+        identity: certificate and key (PEM), for each dial.
+        server_name: name in the edge's certificate; None: the host of the URL.
+    """
+
+    url: str
+    tls: Callable[[], ssl.SSLContext]
+    identity: Callable[[], tuple[str, str]]
+    server_name: str | None = None
+
+
 class HubAway(Unavailable):
     """There is no tunnel to the hub now."""
 
@@ -77,12 +96,13 @@ class AgentLink:
         limits: of the tunnel.
         protocols: versions of the protocol that this end speaks, newest first.
         policy: what the cluster's owner denies; None for nothing.
+        edge: the HTTPS edge to go through by WebSocket; None: TCP to `host` and `port`.
     """
 
     def __init__(
         self, *, host: str, port: int, tls: Callable[[], ssl.SSLContext], cluster_uid: str, version: str, pipeline: Pipeline,
         proxy: Proxy, server_name: str = HUB_NAME, on_connect: OnConnect | None = None, limits: Limits | None = None,
-        protocols: Sequence[int] = PROTOCOLS, policy: LocalPolicy | None = None,
+        protocols: Sequence[int] = PROTOCOLS, policy: LocalPolicy | None = None, edge: Edge | None = None,
     ) -> None:  # fmt: skip
         self._host, self._port, self._server_name = host, port, server_name
         self._tls = tls
@@ -94,6 +114,7 @@ class AgentLink:
         self._limits = limits
         self._protocols = tuple(protocols)
         self._policy = policy
+        self._edge = edge
         self._mux: Mux | None = None
         self._standing = asyncio.Event()
         self._delay = _FIRST_DELAY
@@ -144,7 +165,7 @@ class AgentLink:
             started = loop.time()
             try:
                 await self._once()
-            except (OSError, TimeoutError, Lost, DecodeError, ValueError, _Unfit) as error:
+            except (OSError, TimeoutError, Lost, DecodeError, ValueError, Unproved, _Unfit) as error:
                 _log.warning("link.down", hub=f"{self._host}:{self._port}", cause=_cause(error))
             if loop.time() - started > _STEADY_SECONDS or self._redial.is_set():
                 self._delay = _FIRST_DELAY
@@ -171,12 +192,11 @@ class AgentLink:
             else:
                 stream.reset(Reset.REFUSED, "not greeted yet")
 
-        connection = await dial(
-            self._host, self._port, self._tls(),
-            lambda: Connection(odd=False, accept=lambda _: accept, limits=self._limits, name="agent tunnel"),
-            server_name=self._server_name,
-        )  # fmt: skip
-        mux = connection.mux
+        async with self._dialled(accept) as mux:
+            await self._used(mux, desks)
+
+    async def _used(self, mux: Mux, desks: list[Desk]) -> None:
+        """A connection from its greeting to its loss."""
         try:
             hello = await self._greet(mux)
             book = GrantBook(
@@ -190,6 +210,29 @@ class AgentLink:
                 desk.close()
             mux.abort("the agent lets go")
             await mux.closed()
+
+    @asynccontextmanager
+    async def _dialled(self, accept: Accept) -> AsyncIterator[Mux]:
+        """A connection by the configured carrier."""
+        if self._edge is None:
+            connection = await dial(
+                self._host, self._port, self._tls(),
+                lambda: Connection(odd=False, accept=lambda _: accept, limits=self._limits, name="agent tunnel"),
+                server_name=self._server_name,
+            )  # fmt: skip
+            yield connection.mux
+            return
+        carried, session = await websocket.dial(
+            self._edge.url, self._edge.tls(), self._edge.identity(), server_name=self._edge.server_name, accept=lambda _: accept,
+            limits=self._limits, name="agent tunnel",
+        )  # fmt: skip
+        running = asyncio.create_task(carried.run(), name="tunnel socket")
+        try:
+            yield carried.mux
+        finally:
+            carried.abort()
+            await asyncio.wait([running])
+            await session.close()
 
     async def _greet(self, mux: Mux) -> tunnel_pb2.Hello:
         mux.hello(tunnel_pb2.Hello(protocols=self._protocols, version=self._version).SerializeToString())

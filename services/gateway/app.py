@@ -29,6 +29,7 @@ from services.gateway.identity.app import Identity
 from services.gateway.identity.keys import jwks
 from services.gateway.link.kubernetes_edge import KubernetesEdge
 from services.gateway.link.links import Links
+from services.gateway.link.socket import TunnelSocket
 from services.gateway.wiring import Base
 
 
@@ -100,6 +101,8 @@ async def _listen(base: Base, identity: Identity, methods: list[Method], links: 
     probes.mount(http)
     docs.mount(http, methods, config.viewer_folder)
     http.add_raw_route("/k8s/{path:.*}", edge.handle)
+    tunnels = TunnelSocket(links, base.authority.certificate, base.clock, limit=base.limits.of_address)
+    http.add_raw_route("/tunnel", tunnels.handle, "GET")
     socket = MessagesSocket(pipeline, identity.authenticator.authenticate, (config.public_url, *config.cors_origins.split(",")))
     http.add_raw_route("/ws/messages", socket.handle, "GET")
     https, tunnel = tls.context(), server_tls(config.certificate_file, config.key_file, config.ca_file)

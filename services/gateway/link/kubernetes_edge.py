@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -16,7 +16,7 @@ from libs import log
 from libs.faults import Code, Exhausted, Fault, Internal, NotFound, Unauthenticated, Unavailable
 from libs.log import trace
 from libs.rpc.call import Caller
-from libs.tunnel.kubernetes import Header, Target, impersonated_user
+from libs.tunnel.kubernetes import Header, Request, Target, impersonated_user
 from services.gateway.link import kubernetes_status as status
 from services.gateway.link.exchange import SWITCHING, Exchange, covers
 from services.gateway.link.grants import Principal
@@ -177,17 +177,8 @@ class KubernetesEdge:
         if self._limit is not None:
             self._limit(request.remote or "")
         open_ = await self._admitted(request, split)
-        try:
-            if named := impersonated_user(request.raw_headers):
-                open_.principal = await self._access.impersonate(open_.caller, split.cluster, open_.uid, named)
-                open_.named = named
-            asked = read(request, split, self._origins, user_named=bool(named))
-            target = asked.target()
-            body = body_of(request, target, asked.upgrade)
-        except Fault as fault:
-            record.about(open_.caller, Target(split.path[:256], "unknown"), request.method, "", named=open_.named)
-            await record.failed(fault)
-            raise
+        asked, body = await self._read(request, split, open_, record)
+        target = asked.target()
         environment = await self._access.environment(open_.uid, target.namespace) if target.namespace else ""
         record.about(open_.caller, target, request.method, environment, named=open_.named)
         try:
@@ -219,6 +210,19 @@ class KubernetesEdge:
                 raise
             finally:
                 await self._to_its_end(record.done(code, reason))
+
+    async def _read(self, request: web.Request, split: Split, open_: _Open, record: Record) -> tuple[Request, AsyncIterator[bytes] | None]:
+        """The request that travels and its body, and as whom else the caller acts; a refusal is recorded."""
+        try:
+            if named := impersonated_user(request.raw_headers):
+                open_.principal = await self._access.impersonate(open_.caller, split.cluster, open_.uid, named)
+                open_.named = named
+            asked = read(request, split, self._origins, user_named=bool(named))
+            return asked, body_of(request, asked.target(), asked.upgrade)
+        except Fault as fault:
+            record.about(open_.caller, Target(split.path[:256], "unknown"), request.method, "", named=open_.named)
+            await record.failed(fault)
+            raise
 
     async def _to_its_end(self, work: Coroutine[None, None, None]) -> None:
         """What must be written down is, even when the client goes meanwhile."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from aiohttp import web
 from cryptography import x509
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -25,6 +26,7 @@ from libs.rpc.pipeline import Pipeline
 from libs.tunnel import Limits, Lost, Reset, Stream, calls
 from libs.tunnel.kubernetes import Request
 from libs.tunnel.tcp import Connection, listen
+from libs.tunnel.websocket import SocketConnection
 from services.gateway.fleet import PROTOCOL_KEY
 from services.gateway.fleet.health_store import Measure
 from services.gateway.link.announcer import Announcer, OnChange
@@ -40,6 +42,7 @@ _FLAPS = 3  # replacements within _FLAP_SECONDS that are reported
 _FLAP_SECONDS = 60.0
 _log = log.get("services.gateway.link")
 Allowed = Callable[[str, str], Awaitable[bool]]
+AnyConnection = Connection | SocketConnection
 
 
 class ClusterOffline(Unavailable):
@@ -67,7 +70,7 @@ class Links:
         self, *, hub_uid: str, version: str, pipeline: Pipeline, allowed: Allowed, clock: Clock, on_change: OnChange | None = None,
         registry: CollectorRegistry = REGISTRY, limits: Limits | None = None, protocols: Sequence[int] = PROTOCOLS,
     ) -> None:  # fmt: skip
-        self._hub_uid = hub_uid
+        self.hub_uid = hub_uid
         self._version = version
         self._pipeline = pipeline
         self._allowed = allowed
@@ -123,7 +126,7 @@ class Links:
         """What each tunnel tells of itself, by cluster uid."""
         now = self._clock.monotonic()
         return {
-            uid: Measure(t.mux.rtt, t.mux.peer_ahead_millis / 1000, t.mux.silence, flapping=self._flaps(uid, now))
+            uid: Measure(t.mux.rtt, t.mux.peer_ahead_millis / 1000, t.mux.time() - t.mux.heard, flapping=self._flaps(uid, now))
             for uid, t in self._tunnels.items()
         }
 
@@ -197,19 +200,27 @@ class Links:
     def connection(self) -> Connection:
         """The protocol of a connection that an agent makes."""
         return Connection(
-            odd=True, accept=lambda c: lambda stream, header: self._accept(c, stream, header), on_made=self._made,
+            odd=True, accept=lambda c: lambda stream, header: self._accept(c, stream, header), on_made=self.made,
             limits=self._limits, name="hub tunnel", now_millis=self._now_millis,
+        )  # fmt: skip
+
+    def socket_connection(self, socket: web.WebSocketResponse, certificate: x509.Certificate, peer: str) -> SocketConnection:
+        """The same over a WebSocket whose other end proved that it holds a certificate's key."""
+        return SocketConnection(
+            socket, odd=True, accept=lambda c: lambda stream, header: self._accept(c, stream, header), peer=peer,
+            certificate=certificate, limits=self._limits, name="hub tunnel", now_millis=self._now_millis,
         )  # fmt: skip
 
     def _now_millis(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
 
-    def _made(self, connection: Connection) -> None:
+    def made(self, connection: AnyConnection) -> None:
+        """A connection stands: greets it, and keeps it until it ends."""
         task = asyncio.get_running_loop().create_task(self._run(connection), name=f"tunnel from {connection.peer}")
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
-    async def _run(self, connection: Connection) -> None:
+    async def _run(self, connection: AnyConnection) -> None:
         """A connection from its first byte to its last; a task's whole life."""
         mux = connection.mux
         try:
@@ -232,7 +243,7 @@ class Links:
         finally:
             self._drop(tunnel)
 
-    async def _greet(self, connection: Connection) -> tuple[Tunnel, float]:
+    async def _greet(self, connection: AnyConnection) -> tuple[Tunnel, float]:
         mux = connection.mux
         certificate = connection.certificate()
         uid = cluster_of(certificate)
@@ -243,7 +254,7 @@ class Links:
         session = new_id().hex
         keys = {self._key.kid: self._key.public}
         ours = tunnel_pb2.Hello(
-            protocols=self._protocols, version=self._version, session=session, hub_uid=self._hub_uid,
+            protocols=self._protocols, version=self._version, session=session, hub_uid=self.hub_uid,
             time_millis=self._now_millis(), grant_keys=keys,
         )  # fmt: skip
         mux.hello(ours.SerializeToString())
@@ -288,7 +299,7 @@ class Links:
         if self._announcer is not None:
             self._announcer.tell(tunnel.uid, tunnel.version, online=False)
 
-    async def _accept(self, connection: Connection, stream: Stream, header: bytes) -> None:
+    async def _accept(self, connection: AnyConnection, stream: Stream, header: bytes) -> None:
         """Serves a call of the agent; the cluster is its certificate's, whatever the request says."""
         uid = cluster_of(connection.certificate())
         tunnel = self._tunnels.get(uid)

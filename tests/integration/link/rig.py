@@ -26,12 +26,13 @@ from libs.rpc.call import Call, Caller, Kind
 from libs.tunnel import Limits
 from libs.tunnel.kubernetes import Target
 from libs.tunnel.tcp import client_tls, server_tls
-from services.agent.link import AgentLink, by_grant, principal_of
+from services.agent.link import AgentLink, Edge, by_grant, principal_of
 from services.agent.policy import LocalPolicy
 from services.agent.proxy import Proxy
 from services.gateway.link.grants import ServicePrincipal
 from services.gateway.link.kubernetes_edge import KubernetesEdge
 from services.gateway.link.links import PROTOCOLS, Links
+from services.gateway.link.socket import TunnelSocket
 
 CLOCK = SystemClock()
 INVENTORY = inventory_service_pb2.DESCRIPTOR.services_by_name["InventoryService"]
@@ -203,13 +204,22 @@ class Rig:
         self.pair(uid, uri=uri if uri is not None else f"{SPIFFE}/cluster/{uid}", lifetime=lifetime)
         return lambda: client_tls(self.folder / f"{uid}.crt", self.folder / f"{uid}.key", self.folder / "ca.crt")
 
+    def socket(self, uid: str) -> Edge:
+        """The edge, for the agent with a certificate in the folder."""
+        files = (self.folder / f"{uid}.crt", self.folder / f"{uid}.key")
+        return Edge(
+            f"https://127.0.0.1:{self.edge_port}",
+            lambda: ssl.create_default_context(cafile=str(self.folder / "ca.crt")),
+            lambda: (files[0].read_text(), files[1].read_text()),
+        )
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Rig]:
         """The hub listens, the edge too."""
         tls = server_tls(self.folder / "gateway.crt", self.folder / "gateway.key", self.folder / "ca.crt")
         self.port = await self.links.serve("127.0.0.1", 0, tls)
         app = web.Application()
-        app.add_routes(self.edge.routes())
+        app.add_routes([*self.edge.routes(), web.get("/tunnel", TunnelSocket(self.links, self.authority.certificate, CLOCK).handle)])
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         public = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -229,7 +239,7 @@ class Rig:
     @contextlib.asynccontextmanager
     async def agent(
         self, uid: str, upstream: Path, *, name: str = "", online: bool = True, protocols: Sequence[int] = PROTOCOLS,
-        policy: LocalPolicy | None = None,
+        policy: LocalPolicy | None = None, carrier: str = "tcp",
     ) -> AsyncIterator[Agent]:  # fmt: skip
         """An agent that runs, for an API server of a kubeconfig."""
         proxy = Proxy(await Connection.from_kubeconfig(upstream))
@@ -238,6 +248,7 @@ class Rig:
         link = AgentLink(
             host="127.0.0.1", port=self.port, tls=self.agent_tls(uid), cluster_uid=uid, version="2.0", pipeline=pipeline, proxy=proxy,
             limits=Limits(ping_every=0.5, ping_timeout=5), protocols=protocols, policy=policy,
+            edge=self.socket(uid) if carrier == "websocket" else None,
         )  # fmt: skip
         if name:
             self.access.clusters[name] = uid

@@ -26,10 +26,10 @@ ASK = inventory_service_pb2.GetInventoryRequest()
 NOWHERE = "http://127.0.0.1:9"
 
 
-@pytest.fixture
-async def agent(rig: Rig, tmp_path: Path) -> AsyncIterator[Agent]:
-    """An agent without an API server."""
-    async with rig.agent(str(uuid.uuid4()), kubeconfig(tmp_path / "k", NOWHERE)) as running:
+@pytest.fixture(params=["tcp", "websocket"])
+async def agent(rig: Rig, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Agent]:
+    """An agent without an API server, by either carrier: what is true of one is true of the other."""
+    async with rig.agent(str(uuid.uuid4()), kubeconfig(tmp_path / "k", NOWHERE), carrier=request.param) as running:
         yield running
 
 

@@ -20,6 +20,58 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Challenge(_message.Message):
+    """Challenge is the hub's first WebSocket message, where mutual TLS cannot be: behind proxies and ingresses that end TLS."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    HUB_UID_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    """32 random bytes, good for this connection alone."""
+    hub_uid: _builtins.str
+    """Uid of the hub, which is signed too, so that no other hub can pass the challenge on."""
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+        hub_uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hub_uid", b"hub_uid", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Challenge: _TypeAlias = Challenge  # noqa: Y015
+
+@_typing.final
+class Proof(_message.Message):
+    """Proof is the agent's answer to a Challenge. The tunnel's frames follow, each message any part of the byte stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.str
+    """The agent's certificate, PEM."""
+    signature: _builtins.bytes
+    """ECDSA-SHA256 by its key over `kubegems-tunnel-proof/1`, the hub's uid and the nonce, NUL between them."""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Proof: _TypeAlias = Proof  # noqa: Y015
+
+@_typing.final
 class Hello(_message.Message):
     """Hello is each end's first message on a tunnel's stream 0."""
 

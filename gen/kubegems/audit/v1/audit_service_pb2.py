@@ -27,7 +27,7 @@ from kubegems.audit.v1 import audit_event_pb2 as kubegems_dot_audit_dot_v1_dot_a
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%kubegems/audit/v1/audit_service.proto\x12\x11kubegems.audit.v1\x1a\x1cgoogle/api/annotations.proto\x1a#kubegems/audit/v1/audit_event.proto\x1a\x1fkubegems/policy/v1/policy.proto\"c\n\x16ListAuditEventsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x17\n\x06\x66ilter\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x08\"g\n\x17ListAuditEventsResponse\x12\x33\n\x0c\x61udit_events\x18\x01 \x03(\x0b\x32\x1d.kubegems.audit.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x14GetAuditEventRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\x92\xb5\x18\x16\x08\x01*\x12\x61udit/events/[^/]+2\xd5\x02\n\x0c\x41uditService\x12\xa5\x01\n\x0fListAuditEvents\x12).kubegems.audit.v1.ListAuditEventsRequest\x1a*.kubegems.audit.v1.ListAuditEventsResponse\";\x8a\xb5\x18\x1b\x08\x06\x12\x11\x61udit.events.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/audit/events\x12\x9c\x01\n\rGetAuditEvent\x12\'.kubegems.audit.v1.GetAuditEventRequest\x1a\x1d.kubegems.audit.v1.AuditEvent\"C\x8a\xb5\x18\x1a\x08\x06\x12\x10\x61udit.events.get \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/v1/{name=audit/events/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%kubegems/audit/v1/audit_service.proto\x12\x11kubegems.audit.v1\x1a\x1cgoogle/api/annotations.proto\x1a#kubegems/audit/v1/audit_event.proto\x1a\x1fkubegems/policy/v1/policy.proto\"~\n\x16ListAuditEventsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x17\n\x06\x66ilter\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"g\n\x17ListAuditEventsResponse\x12\x33\n\x0c\x61udit_events\x18\x01 \x03(\x0b\x32\x1d.kubegems.audit.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x14GetAuditEventRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\x92\xb5\x18\x16\x08\x01*\x12\x61udit/events/[^/]+2\xd5\x02\n\x0c\x41uditService\x12\xa5\x01\n\x0fListAuditEvents\x12).kubegems.audit.v1.ListAuditEventsRequest\x1a*.kubegems.audit.v1.ListAuditEventsResponse\";\x8a\xb5\x18\x1b\x08\x06\x12\x11\x61udit.events.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/audit/events\x12\x9c\x01\n\rGetAuditEvent\x12\'.kubegems.audit.v1.GetAuditEventRequest\x1a\x1d.kubegems.audit.v1.AuditEvent\"C\x8a\xb5\x18\x1a\x08\x06\x12\x10\x61udit.events.get \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/v1/{name=audit/events/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\0050\0008\364\003'
   _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['filter']._loaded_options = None
-  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\003 \200\010'
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\003 \200\020'
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['order_by']._serialized_options = b'\222\265\030\003 \200\002'
   _globals['_GETAUDITEVENTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETAUDITEVENTREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\026\010\001*\022audit/events/[^/]+'
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEvents']._loaded_options = None
@@ -45,11 +47,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditEvent']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditEvent']._serialized_options = b'\212\265\030\032\010\006\022\020audit.events.get \002(\0018\001\202\323\344\223\002\037\022\035/api/v1/{name=audit/events/*}'
   _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=160
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=259
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=261
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=364
-  _globals['_GETAUDITEVENTREQUEST']._serialized_start=366
-  _globals['_GETAUDITEVENTREQUEST']._serialized_end=430
-  _globals['_AUDITSERVICE']._serialized_start=433
-  _globals['_AUDITSERVICE']._serialized_end=774
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=286
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=288
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=391
+  _globals['_GETAUDITEVENTREQUEST']._serialized_start=393
+  _globals['_GETAUDITEVENTREQUEST']._serialized_end=457
+  _globals['_AUDITSERVICE']._serialized_start=460
+  _globals['_AUDITSERVICE']._serialized_end=801
 # @@protoc_insertion_point(module_scope)

@@ -90,9 +90,13 @@ class ListClustersRequest(_message.Message):
     page_token: _builtins.str
     """Where the last page ended."""
     filter: _builtins.str
-    """AIP-160 subset over `name`, `display_name`, `state`; empty lists all."""
+    """AIP-160 subset over `name`, `display_name`, `state`, `agent_version`, `paused`, `create_time`, `update_time`, `seen_time`; empty
+    lists all.
+    """
     order_by: _builtins.str
-    """`name` (default), `create_time`, each with an optional ` desc`."""
+    """`name` (default), `display_name`, `state`, `agent_version`, `create_time`, `update_time`, `seen_time`, each with an optional `desc`,
+    joined by commas.
+    """
     def __init__(
         self,
         *,

@@ -27,7 +27,7 @@ from kubegems.jobs.v1 import job_pb2 as kubegems_dot_jobs_dot_v1_dot_job__pb2
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"kubegems/jobs/v1/job_service.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1akubegems/jobs/v1/job.proto\x1a\x1fkubegems/policy/v1/policy.proto\"Z\n\x10\x43reateJobRequest\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x15.kubegems.jobs.v1.JobB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\nrequest_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\"1\n\rGetJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"S\n\x0fListJobsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.kubegems.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x0fWatchJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"4\n\x10\x43\x61ncelJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"3\n\x0fRetryJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"P\n\x10ReplayJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\x12\x1a\n\nrequest_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\".\n\x14\x42ulkRetryJobsRequest\x12\x16\n\x06\x66ilter\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\"%\n\x15\x42ulkRetryJobsResponse\x12\x0c\n\x04jobs\x18\x01 \x03(\t\"A\n\x10PurgeJobsRequest\x12\x16\n\x06\x66ilter\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"#\n\x11PurgeJobsResponse\x12\x0e\n\x06purged\x18\x01 \x01(\x05\x32\xff\t\n\nJobService\x12\x87\x01\n\tCreateJob\x12\".kubegems.jobs.v1.CreateJobRequest\x1a\x15.kubegems.jobs.v1.Job\"?\x8a\xb5\x18$\x08\x06\x12\x10jobs.jobs.create\x1a\njob.target \x03(\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/api/v1/jobs:\x01*\x12z\n\x06GetJob\x12\x1f.kubegems.jobs.v1.GetJobRequest\x1a\x15.kubegems.jobs.v1.Job\"8\x8a\xb5\x18\x17\x08\x06\x12\rjobs.jobs.get \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/{name=jobs/*}\x12\x83\x01\n\x08ListJobs\x12!.kubegems.jobs.v1.ListJobsRequest\x1a\".kubegems.jobs.v1.ListJobsResponse\"0\x8a\xb5\x18\x18\x08\x06\x12\x0ejobs.jobs.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/api/v1/jobs\x12\x86\x01\n\x08WatchJob\x12!.kubegems.jobs.v1.WatchJobRequest\x1a\x15.kubegems.jobs.v1.Job\">\x8a\xb5\x18\x17\x08\x06\x12\rjobs.jobs.get \x02(\x04\x38\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/{name=jobs/*}:watch0\x01\x12\x8d\x01\n\tCancelJob\x12\".kubegems.jobs.v1.CancelJobRequest\x1a\x15.kubegems.jobs.v1.Job\"E\x8a\xb5\x18\x1a\x08\x06\x12\x10jobs.jobs.cancel \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02!\"\x1c/api/v1/{name=jobs/*}:cancel:\x01*\x12\x89\x01\n\x08RetryJob\x12!.kubegems.jobs.v1.RetryJobRequest\x1a\x15.kubegems.jobs.v1.Job\"C\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.retry \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02 \"\x1b/api/v1/{name=jobs/*}:retry:\x01*\x12\x8d\x01\n\tReplayJob\x12\".kubegems.jobs.v1.ReplayJobRequest\x1a\x15.kubegems.jobs.v1.Job\"E\x8a\xb5\x18\x1a\x08\x06\x12\x10jobs.jobs.replay \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02!\"\x1c/api/v1/{name=jobs/*}:replay:\x01*\x12\x9c\x01\n\rBulkRetryJobs\x12&.kubegems.jobs.v1.BulkRetryJobsRequest\x1a\'.kubegems.jobs.v1.BulkRetryJobsResponse\":\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.retry \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/jobs:retry:\x01*\x12\x90\x01\n\tPurgeJobs\x12\".kubegems.jobs.v1.PurgeJobsRequest\x1a#.kubegems.jobs.v1.PurgeJobsResponse\":\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.purge \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/jobs:purge:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"kubegems/jobs/v1/job_service.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1akubegems/jobs/v1/job.proto\x1a\x1fkubegems/policy/v1/policy.proto\"Z\n\x10\x43reateJobRequest\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x15.kubegems.jobs.v1.JobB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\nrequest_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\"1\n\rGetJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"w\n\x0fListJobsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x17\n\x06\x66ilter\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.kubegems.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x0fWatchJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"4\n\x10\x43\x61ncelJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"3\n\x0fRetryJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\"P\n\x10ReplayJobRequest\x12 \n\x04name\x18\x01 \x01(\tB\x12\x92\xb5\x18\x0e\x08\x01*\njobs/[^/]+\x12\x1a\n\nrequest_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\".\n\x14\x42ulkRetryJobsRequest\x12\x16\n\x06\x66ilter\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\"%\n\x15\x42ulkRetryJobsResponse\x12\x0c\n\x04jobs\x18\x01 \x03(\t\"A\n\x10PurgeJobsRequest\x12\x16\n\x06\x66ilter\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"#\n\x11PurgeJobsResponse\x12\x0e\n\x06purged\x18\x01 \x01(\x05\x32\xff\t\n\nJobService\x12\x87\x01\n\tCreateJob\x12\".kubegems.jobs.v1.CreateJobRequest\x1a\x15.kubegems.jobs.v1.Job\"?\x8a\xb5\x18$\x08\x06\x12\x10jobs.jobs.create\x1a\njob.target \x03(\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/api/v1/jobs:\x01*\x12z\n\x06GetJob\x12\x1f.kubegems.jobs.v1.GetJobRequest\x1a\x15.kubegems.jobs.v1.Job\"8\x8a\xb5\x18\x17\x08\x06\x12\rjobs.jobs.get \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/{name=jobs/*}\x12\x83\x01\n\x08ListJobs\x12!.kubegems.jobs.v1.ListJobsRequest\x1a\".kubegems.jobs.v1.ListJobsResponse\"0\x8a\xb5\x18\x18\x08\x06\x12\x0ejobs.jobs.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/api/v1/jobs\x12\x86\x01\n\x08WatchJob\x12!.kubegems.jobs.v1.WatchJobRequest\x1a\x15.kubegems.jobs.v1.Job\">\x8a\xb5\x18\x17\x08\x06\x12\rjobs.jobs.get \x02(\x04\x38\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/{name=jobs/*}:watch0\x01\x12\x8d\x01\n\tCancelJob\x12\".kubegems.jobs.v1.CancelJobRequest\x1a\x15.kubegems.jobs.v1.Job\"E\x8a\xb5\x18\x1a\x08\x06\x12\x10jobs.jobs.cancel \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02!\"\x1c/api/v1/{name=jobs/*}:cancel:\x01*\x12\x89\x01\n\x08RetryJob\x12!.kubegems.jobs.v1.RetryJobRequest\x1a\x15.kubegems.jobs.v1.Job\"C\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.retry \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02 \"\x1b/api/v1/{name=jobs/*}:retry:\x01*\x12\x8d\x01\n\tReplayJob\x12\".kubegems.jobs.v1.ReplayJobRequest\x1a\x15.kubegems.jobs.v1.Job\"E\x8a\xb5\x18\x1a\x08\x06\x12\x10jobs.jobs.replay \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02!\"\x1c/api/v1/{name=jobs/*}:replay:\x01*\x12\x9c\x01\n\rBulkRetryJobs\x12&.kubegems.jobs.v1.BulkRetryJobsRequest\x1a\'.kubegems.jobs.v1.BulkRetryJobsResponse\":\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.retry \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/jobs:retry:\x01*\x12\x90\x01\n\tPurgeJobs\x12\".kubegems.jobs.v1.PurgeJobsRequest\x1a#.kubegems.jobs.v1.PurgeJobsResponse\":\x8a\xb5\x18\x19\x08\x06\x12\x0fjobs.jobs.purge \x03(\x02\x38\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/jobs:purge:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETJOBREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\016\010\001*\njobs/[^/]+'
   _globals['_LISTJOBSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTJOBSREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\0050\0008\364\003'
+  _globals['_LISTJOBSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTJOBSREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\003 \200\020'
+  _globals['_LISTJOBSREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTJOBSREQUEST'].fields_by_name['order_by']._serialized_options = b'\222\265\030\003 \200\002'
   _globals['_WATCHJOBREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_WATCHJOBREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\016\010\001*\njobs/[^/]+'
   _globals['_CANCELJOBREQUEST'].fields_by_name['name']._loaded_options = None
@@ -79,25 +83,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETJOBREQUEST']._serialized_start=239
   _globals['_GETJOBREQUEST']._serialized_end=288
   _globals['_LISTJOBSREQUEST']._serialized_start=290
-  _globals['_LISTJOBSREQUEST']._serialized_end=373
-  _globals['_LISTJOBSRESPONSE']._serialized_start=375
-  _globals['_LISTJOBSRESPONSE']._serialized_end=455
-  _globals['_WATCHJOBREQUEST']._serialized_start=457
-  _globals['_WATCHJOBREQUEST']._serialized_end=508
-  _globals['_CANCELJOBREQUEST']._serialized_start=510
-  _globals['_CANCELJOBREQUEST']._serialized_end=562
-  _globals['_RETRYJOBREQUEST']._serialized_start=564
-  _globals['_RETRYJOBREQUEST']._serialized_end=615
-  _globals['_REPLAYJOBREQUEST']._serialized_start=617
-  _globals['_REPLAYJOBREQUEST']._serialized_end=697
-  _globals['_BULKRETRYJOBSREQUEST']._serialized_start=699
-  _globals['_BULKRETRYJOBSREQUEST']._serialized_end=745
-  _globals['_BULKRETRYJOBSRESPONSE']._serialized_start=747
-  _globals['_BULKRETRYJOBSRESPONSE']._serialized_end=784
-  _globals['_PURGEJOBSREQUEST']._serialized_start=786
-  _globals['_PURGEJOBSREQUEST']._serialized_end=851
-  _globals['_PURGEJOBSRESPONSE']._serialized_start=853
-  _globals['_PURGEJOBSRESPONSE']._serialized_end=888
-  _globals['_JOBSERVICE']._serialized_start=891
-  _globals['_JOBSERVICE']._serialized_end=2170
+  _globals['_LISTJOBSREQUEST']._serialized_end=409
+  _globals['_LISTJOBSRESPONSE']._serialized_start=411
+  _globals['_LISTJOBSRESPONSE']._serialized_end=491
+  _globals['_WATCHJOBREQUEST']._serialized_start=493
+  _globals['_WATCHJOBREQUEST']._serialized_end=544
+  _globals['_CANCELJOBREQUEST']._serialized_start=546
+  _globals['_CANCELJOBREQUEST']._serialized_end=598
+  _globals['_RETRYJOBREQUEST']._serialized_start=600
+  _globals['_RETRYJOBREQUEST']._serialized_end=651
+  _globals['_REPLAYJOBREQUEST']._serialized_start=653
+  _globals['_REPLAYJOBREQUEST']._serialized_end=733
+  _globals['_BULKRETRYJOBSREQUEST']._serialized_start=735
+  _globals['_BULKRETRYJOBSREQUEST']._serialized_end=781
+  _globals['_BULKRETRYJOBSRESPONSE']._serialized_start=783
+  _globals['_BULKRETRYJOBSRESPONSE']._serialized_end=820
+  _globals['_PURGEJOBSREQUEST']._serialized_start=822
+  _globals['_PURGEJOBSREQUEST']._serialized_end=887
+  _globals['_PURGEJOBSRESPONSE']._serialized_start=889
+  _globals['_PURGEJOBSRESPONSE']._serialized_end=924
+  _globals['_JOBSERVICE']._serialized_start=927
+  _globals['_JOBSERVICE']._serialized_end=2206
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ from kubegems.jobs.v1 import queue_pb2 as kubegems_dot_jobs_dot_v1_dot_queue__pb
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$kubegems/jobs/v1/queue_service.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ckubegems/jobs/v1/queue.proto\x1a\x1fkubegems/policy/v1/policy.proto\"E\n\x11ListQueuesRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x12ListQueuesResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x17.kubegems.jobs.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x11PauseQueueRequest\x12,\n\x04name\x18\x01 \x01(\tB\x1e\x92\xb5\x18\x1a\x08\x01*\x16queues/[a-z][a-z0-9-]*\"B\n\x12ResumeQueueRequest\x12,\n\x04name\x18\x01 \x01(\tB\x1e\x92\xb5\x18\x1a\x08\x01*\x16queues/[a-z][a-z0-9-]*2\xc8\x03\n\x0cQueueService\x12\x8b\x01\n\nListQueues\x12#.kubegems.jobs.v1.ListQueuesRequest\x1a$.kubegems.jobs.v1.ListQueuesResponse\"2\x8a\xb5\x18\x18\x08\x06\x12\x10jobs.queues.list \x02(\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/queues\x12\x91\x01\n\nPauseQueue\x12#.kubegems.jobs.v1.PauseQueueRequest\x1a\x17.kubegems.jobs.v1.Queue\"E\x8a\xb5\x18\x19\x08\x06\x12\x11jobs.queues.pause \x03(\x02\x82\xd3\xe4\x93\x02\"\"\x1d/api/v1/{name=queues/*}:pause:\x01*\x12\x95\x01\n\x0bResumeQueue\x12$.kubegems.jobs.v1.ResumeQueueRequest\x1a\x17.kubegems.jobs.v1.Queue\"G\x8a\xb5\x18\x1a\x08\x06\x12\x12jobs.queues.resume \x03(\x02\x82\xd3\xe4\x93\x02#\"\x1e/api/v1/{name=queues/*}:resume:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$kubegems/jobs/v1/queue_service.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ckubegems/jobs/v1/queue.proto\x1a\x1fkubegems/policy/v1/policy.proto\"y\n\x11ListQueuesRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x17\n\x06\x66ilter\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"V\n\x12ListQueuesResponse\x12\'\n\x06queues\x18\x01 \x03(\x0b\x32\x17.kubegems.jobs.v1.Queue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x11PauseQueueRequest\x12,\n\x04name\x18\x01 \x01(\tB\x1e\x92\xb5\x18\x1a\x08\x01*\x16queues/[a-z][a-z0-9-]*\"B\n\x12ResumeQueueRequest\x12,\n\x04name\x18\x01 \x01(\tB\x1e\x92\xb5\x18\x1a\x08\x01*\x16queues/[a-z][a-z0-9-]*2\xc8\x03\n\x0cQueueService\x12\x8b\x01\n\nListQueues\x12#.kubegems.jobs.v1.ListQueuesRequest\x1a$.kubegems.jobs.v1.ListQueuesResponse\"2\x8a\xb5\x18\x18\x08\x06\x12\x10jobs.queues.list \x02(\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/queues\x12\x91\x01\n\nPauseQueue\x12#.kubegems.jobs.v1.PauseQueueRequest\x1a\x17.kubegems.jobs.v1.Queue\"E\x8a\xb5\x18\x19\x08\x06\x12\x11jobs.queues.pause \x03(\x02\x82\xd3\xe4\x93\x02\"\"\x1d/api/v1/{name=queues/*}:pause:\x01*\x12\x95\x01\n\x0bResumeQueue\x12$.kubegems.jobs.v1.ResumeQueueRequest\x1a\x17.kubegems.jobs.v1.Queue\"G\x8a\xb5\x18\x1a\x08\x06\x12\x12jobs.queues.resume \x03(\x02\x82\xd3\xe4\x93\x02#\"\x1e/api/v1/{name=queues/*}:resume:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTQUEUESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTQUEUESREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\0050\0008\364\003'
+  _globals['_LISTQUEUESREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTQUEUESREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\003 \200\020'
+  _globals['_LISTQUEUESREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTQUEUESREQUEST'].fields_by_name['order_by']._serialized_options = b'\222\265\030\003 \200\002'
   _globals['_PAUSEQUEUEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_PAUSEQUEUEREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\032\010\001*\026queues/[a-z][a-z0-9-]*'
   _globals['_RESUMEQUEUEREQUEST'].fields_by_name['name']._loaded_options = None
@@ -47,13 +51,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUESERVICE'].methods_by_name['ResumeQueue']._loaded_options = None
   _globals['_QUEUESERVICE'].methods_by_name['ResumeQueue']._serialized_options = b'\212\265\030\032\010\006\022\022jobs.queues.resume \003(\002\202\323\344\223\002#\"\036/api/v1/{name=queues/*}:resume:\001*'
   _globals['_LISTQUEUESREQUEST']._serialized_start=151
-  _globals['_LISTQUEUESREQUEST']._serialized_end=220
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=222
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=308
-  _globals['_PAUSEQUEUEREQUEST']._serialized_start=310
-  _globals['_PAUSEQUEUEREQUEST']._serialized_end=375
-  _globals['_RESUMEQUEUEREQUEST']._serialized_start=377
-  _globals['_RESUMEQUEUEREQUEST']._serialized_end=443
-  _globals['_QUEUESERVICE']._serialized_start=446
-  _globals['_QUEUESERVICE']._serialized_end=902
+  _globals['_LISTQUEUESREQUEST']._serialized_end=272
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=274
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=360
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=362
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=427
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=429
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=495
+  _globals['_QUEUESERVICE']._serialized_start=498
+  _globals['_QUEUESERVICE']._serialized_end=954
 # @@protoc_insertion_point(module_scope)

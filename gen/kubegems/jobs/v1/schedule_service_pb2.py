@@ -28,7 +28,7 @@ from kubegems.jobs.v1 import schedule_pb2 as kubegems_dot_jobs_dot_v1_dot_schedu
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kubegems/jobs/v1/schedule_service.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fkubegems/jobs/v1/schedule.proto\x1a\x1fkubegems/policy/v1/policy.proto\"H\n\x14ListSchedulesRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x15ListSchedulesResponse\x12-\n\tschedules\x18\x01 \x03(\x0b\x32\x1a.kubegems.jobs.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x12RunScheduleRequest\x12%\n\x04name\x18\x01 \x01(\tB\x17\x92\xb5\x18\x13\x08\x01*\x0fschedules/[^/]+\"#\n\x13RunScheduleResponse\x12\x0c\n\x04jobs\x18\x01 \x03(\t\";\n\x12GetScheduleRequest\x12%\n\x04name\x18\x01 \x01(\tB\x17\x92\xb5\x18\x13\x08\x01*\x0fschedules/[^/]+\"\xa7\x01\n\x15\x43reateScheduleRequest\x12<\n\x0bschedule_id\x18\x01 \x01(\tB\'\x92\xb5\x18#\x08\x01*\x1f[a-z]([a-z0-9-]{0,61}[a-z0-9])?\x12\x34\n\x08schedule\x18\x02 \x01(\x0b\x32\x1a.kubegems.jobs.v1.ScheduleB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02 @\"~\n\x15UpdateScheduleRequest\x12\x34\n\x08schedule\x18\x01 \x01(\x0b\x32\x1a.kubegems.jobs.v1.ScheduleB\x06\x92\xb5\x18\x02\x08\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"T\n\x15\x44\x65leteScheduleRequest\x12%\n\x04name\x18\x01 \x01(\tB\x17\x92\xb5\x18\x13\x08\x01*\x0fschedules/[^/]+\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\"\x18\n\x16\x44\x65leteScheduleResponse\"t\n\x17ListScheduleRunsRequest\x12\'\n\x06parent\x18\x01 \x01(\tB\x17\x92\xb5\x18\x13\x08\x01*\x0fschedules/[^/]+\x12\x1c\n\tpage_size\x18\x02 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x18ListScheduleRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.kubegems.jobs.v1.ScheduleRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\t\n\x0fScheduleService\x12\x9a\x01\n\rListSchedules\x12&.kubegems.jobs.v1.ListSchedulesRequest\x1a\'.kubegems.jobs.v1.ListSchedulesResponse\"8\x8a\xb5\x18\x1b\x08\x06\x12\x13jobs.schedules.list \x02(\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/api/v1/schedules\x12\xa3\x01\n\x0bRunSchedule\x12$.kubegems.jobs.v1.RunScheduleRequest\x1a%.kubegems.jobs.v1.RunScheduleResponse\"G\x8a\xb5\x18\x1a\x08\x06\x12\x12jobs.schedules.run \x03(\x02\x82\xd3\xe4\x93\x02#\"\x1e/api/v1/{name=schedules/*}:run:\x01*\x12\x91\x01\n\x0bGetSchedule\x12$.kubegems.jobs.v1.GetScheduleRequest\x1a\x1a.kubegems.jobs.v1.Schedule\"@\x8a\xb5\x18\x1a\x08\x06\x12\x12jobs.schedules.get \x02(\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/{name=schedules/*}\x12\x94\x01\n\x0e\x43reateSchedule\x12\'.kubegems.jobs.v1.CreateScheduleRequest\x1a\x1a.kubegems.jobs.v1.Schedule\"=\x8a\xb5\x18\x1d\x08\x06\x12\x15jobs.schedules.create \x03(\x02\x82\xd3\xe4\x93\x02\x16\"\x11/api/v1/schedules:\x01*\x12\xad\x01\n\x0eUpdateSchedule\x12\'.kubegems.jobs.v1.UpdateScheduleRequest\x1a\x1a.kubegems.jobs.v1.Schedule\"V\x8a\xb5\x18\x1d\x08\x06\x12\x15jobs.schedules.update \x03(\x02\x82\xd3\xe4\x93\x02/2#/api/v1/{schedule.name=schedules/*}:\x08schedule\x12\xa8\x01\n\x0e\x44\x65leteSchedule\x12\'.kubegems.jobs.v1.DeleteScheduleRequest\x1a(.kubegems.jobs.v1.DeleteScheduleResponse\"C\x8a\xb5\x18\x1d\x08\x06\x12\x15jobs.schedules.delete \x03(\x02\x82\xd3\xe4\x93\x02\x1c*\x1a/api/v1/{name=schedules/*}\x12\xb2\x01\n\x10ListScheduleRuns\x12).kubegems.jobs.v1.ListScheduleRunsRequest\x1a*.kubegems.jobs.v1.ListScheduleRunsResponse\"G\x8a\xb5\x18\x1a\x08\x06\x12\x12jobs.schedules.get \x02(\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{parent=schedules/*}/runsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kubegems/jobs/v1/schedule_service.proto\x12\x10kubegems.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fkubegems/jobs/v1/schedule.proto\x1a\x1fkubegems/policy/v1/policy.proto\"|\n\x14ListSchedulesRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x17\n\x06\x66ilter\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"_\n\x15ListSchedulesResponse\x12-\n\tschedules\x18\x01 \x03(\x0b\x32\x1a.kubegems.jobs.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x12RunScheduleRequest\x12%\n\x04name\x18\x01 \x01(\tB\x17\x92\xb5\x18\x13\x08\x01*\x0fschedules/[^/]+\"#\n\x13RunScheduleResponse\x12\x0c\n\x04jobs\x18\x01 \x03(\t\";\n\x12GetScheduleRequest\x12%\n\x04name\x18\x01 \x01(\tB\x17\x92\xb5\x18\x13\x08\x01*\x0fschedules/[^/]+\"\xa7\x01\n\x15\x43reateScheduleRequest\x12<\n\x0bschedule_id\x18\x01 \x01(\tB\'\x92\xb5\x18#\x08\x01*\x1f[a-z]([a-z0-9-]{0,61}[a-z0-9])?\x12\x34\n\x08schedule\x18\x02 \x01(\x0b\x32\x1a.kubegems.jobs.v1.ScheduleB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02 @\"~\n\x15UpdateScheduleRequest\x12\x34\n\x08schedule\x18\x01 \x01(\x0b\x32\x1a.kubegems.jobs.v1.ScheduleB\x06\x92\xb5\x18\x02\x08\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"T\n\x15\x44\x65leteScheduleRequest\x12%\n\x04name\x18\x01 \x01(\tB\x17\x92\xb5\x18\x13\x08\x01*\x0fschedules/[^/]+\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\"\x18\n\x16\x44\x65leteScheduleResponse\"\xa8\x01\n\x17ListScheduleRunsRequest\x12\'\n\x06parent\x18\x01 \x01(\tB\x17\x92\xb5\x18\x13\x08\x01*\x0fschedules/[^/]+\x12\x1c\n\tpage_size\x18\x02 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x06\x66ilter\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x05 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"`\n\x18ListScheduleRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.kubegems.jobs.v1.ScheduleRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8f\t\n\x0fScheduleService\x12\x9a\x01\n\rListSchedules\x12&.kubegems.jobs.v1.ListSchedulesRequest\x1a\'.kubegems.jobs.v1.ListSchedulesResponse\"8\x8a\xb5\x18\x1b\x08\x06\x12\x13jobs.schedules.list \x02(\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/api/v1/schedules\x12\xa3\x01\n\x0bRunSchedule\x12$.kubegems.jobs.v1.RunScheduleRequest\x1a%.kubegems.jobs.v1.RunScheduleResponse\"G\x8a\xb5\x18\x1a\x08\x06\x12\x12jobs.schedules.run \x03(\x02\x82\xd3\xe4\x93\x02#\"\x1e/api/v1/{name=schedules/*}:run:\x01*\x12\x91\x01\n\x0bGetSchedule\x12$.kubegems.jobs.v1.GetScheduleRequest\x1a\x1a.kubegems.jobs.v1.Schedule\"@\x8a\xb5\x18\x1a\x08\x06\x12\x12jobs.schedules.get \x02(\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/{name=schedules/*}\x12\x94\x01\n\x0e\x43reateSchedule\x12\'.kubegems.jobs.v1.CreateScheduleRequest\x1a\x1a.kubegems.jobs.v1.Schedule\"=\x8a\xb5\x18\x1d\x08\x06\x12\x15jobs.schedules.create \x03(\x02\x82\xd3\xe4\x93\x02\x16\"\x11/api/v1/schedules:\x01*\x12\xad\x01\n\x0eUpdateSchedule\x12\'.kubegems.jobs.v1.UpdateScheduleRequest\x1a\x1a.kubegems.jobs.v1.Schedule\"V\x8a\xb5\x18\x1d\x08\x06\x12\x15jobs.schedules.update \x03(\x02\x82\xd3\xe4\x93\x02/2#/api/v1/{schedule.name=schedules/*}:\x08schedule\x12\xa8\x01\n\x0e\x44\x65leteSchedule\x12\'.kubegems.jobs.v1.DeleteScheduleRequest\x1a(.kubegems.jobs.v1.DeleteScheduleResponse\"C\x8a\xb5\x18\x1d\x08\x06\x12\x15jobs.schedules.delete \x03(\x02\x82\xd3\xe4\x93\x02\x1c*\x1a/api/v1/{name=schedules/*}\x12\xb2\x01\n\x10ListScheduleRuns\x12).kubegems.jobs.v1.ListScheduleRunsRequest\x1a*.kubegems.jobs.v1.ListScheduleRunsResponse\"G\x8a\xb5\x18\x1a\x08\x06\x12\x12jobs.schedules.get \x02(\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{parent=schedules/*}/runsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTSCHEDULESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTSCHEDULESREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\0050\0008\364\003'
+  _globals['_LISTSCHEDULESREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTSCHEDULESREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\003 \200\020'
+  _globals['_LISTSCHEDULESREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTSCHEDULESREQUEST'].fields_by_name['order_by']._serialized_options = b'\222\265\030\003 \200\002'
   _globals['_RUNSCHEDULEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_RUNSCHEDULEREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\023\010\001*\017schedules/[^/]+'
   _globals['_GETSCHEDULEREQUEST'].fields_by_name['name']._loaded_options = None
@@ -57,6 +61,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSCHEDULERUNSREQUEST'].fields_by_name['parent']._serialized_options = b'\222\265\030\023\010\001*\017schedules/[^/]+'
   _globals['_LISTSCHEDULERUNSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTSCHEDULERUNSREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\0050\0008\364\003'
+  _globals['_LISTSCHEDULERUNSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTSCHEDULERUNSREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\003 \200\020'
+  _globals['_LISTSCHEDULERUNSREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTSCHEDULERUNSREQUEST'].fields_by_name['order_by']._serialized_options = b'\222\265\030\003 \200\002'
   _globals['_SCHEDULESERVICE'].methods_by_name['ListSchedules']._loaded_options = None
   _globals['_SCHEDULESERVICE'].methods_by_name['ListSchedules']._serialized_options = b'\212\265\030\033\010\006\022\023jobs.schedules.list \002(\001\202\323\344\223\002\023\022\021/api/v1/schedules'
   _globals['_SCHEDULESERVICE'].methods_by_name['RunSchedule']._loaded_options = None
@@ -72,27 +80,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULESERVICE'].methods_by_name['ListScheduleRuns']._loaded_options = None
   _globals['_SCHEDULESERVICE'].methods_by_name['ListScheduleRuns']._serialized_options = b'\212\265\030\032\010\006\022\022jobs.schedules.get \002(\001\202\323\344\223\002#\022!/api/v1/{parent=schedules/*}/runs'
   _globals['_LISTSCHEDULESREQUEST']._serialized_start=191
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=263
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=265
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=360
-  _globals['_RUNSCHEDULEREQUEST']._serialized_start=362
-  _globals['_RUNSCHEDULEREQUEST']._serialized_end=421
-  _globals['_RUNSCHEDULERESPONSE']._serialized_start=423
-  _globals['_RUNSCHEDULERESPONSE']._serialized_end=458
-  _globals['_GETSCHEDULEREQUEST']._serialized_start=460
-  _globals['_GETSCHEDULEREQUEST']._serialized_end=519
-  _globals['_CREATESCHEDULEREQUEST']._serialized_start=522
-  _globals['_CREATESCHEDULEREQUEST']._serialized_end=689
-  _globals['_UPDATESCHEDULEREQUEST']._serialized_start=691
-  _globals['_UPDATESCHEDULEREQUEST']._serialized_end=817
-  _globals['_DELETESCHEDULEREQUEST']._serialized_start=819
-  _globals['_DELETESCHEDULEREQUEST']._serialized_end=903
-  _globals['_DELETESCHEDULERESPONSE']._serialized_start=905
-  _globals['_DELETESCHEDULERESPONSE']._serialized_end=929
-  _globals['_LISTSCHEDULERUNSREQUEST']._serialized_start=931
-  _globals['_LISTSCHEDULERUNSREQUEST']._serialized_end=1047
-  _globals['_LISTSCHEDULERUNSRESPONSE']._serialized_start=1049
-  _globals['_LISTSCHEDULERUNSRESPONSE']._serialized_end=1145
-  _globals['_SCHEDULESERVICE']._serialized_start=1148
-  _globals['_SCHEDULESERVICE']._serialized_end=2315
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=315
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=317
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=412
+  _globals['_RUNSCHEDULEREQUEST']._serialized_start=414
+  _globals['_RUNSCHEDULEREQUEST']._serialized_end=473
+  _globals['_RUNSCHEDULERESPONSE']._serialized_start=475
+  _globals['_RUNSCHEDULERESPONSE']._serialized_end=510
+  _globals['_GETSCHEDULEREQUEST']._serialized_start=512
+  _globals['_GETSCHEDULEREQUEST']._serialized_end=571
+  _globals['_CREATESCHEDULEREQUEST']._serialized_start=574
+  _globals['_CREATESCHEDULEREQUEST']._serialized_end=741
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_start=743
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_end=869
+  _globals['_DELETESCHEDULEREQUEST']._serialized_start=871
+  _globals['_DELETESCHEDULEREQUEST']._serialized_end=955
+  _globals['_DELETESCHEDULERESPONSE']._serialized_start=957
+  _globals['_DELETESCHEDULERESPONSE']._serialized_end=981
+  _globals['_LISTSCHEDULERUNSREQUEST']._serialized_start=984
+  _globals['_LISTSCHEDULERUNSREQUEST']._serialized_end=1152
+  _globals['_LISTSCHEDULERUNSRESPONSE']._serialized_start=1154
+  _globals['_LISTSCHEDULERUNSRESPONSE']._serialized_end=1250
+  _globals['_SCHEDULESERVICE']._serialized_start=1253
+  _globals['_SCHEDULESERVICE']._serialized_end=2420
 # @@protoc_insertion_point(module_scope)

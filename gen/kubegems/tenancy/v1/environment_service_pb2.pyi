@@ -96,9 +96,13 @@ class ListEnvironmentsRequest(_message.Message):
     page_token: _builtins.str
     """Where the last page ended."""
     filter: _builtins.str
-    """AIP-160 subset over `name`, `display_name`, `state`; empty lists all."""
+    """AIP-160 subset over `name`, `display_name`, `cluster`, `namespace`, `state`, `isolated`, `create_time`, `update_time`,
+    `report_time`; empty lists all.
+    """
     order_by: _builtins.str
-    """`name` (default), `create_time`, each with an optional ` desc`."""
+    """`name` (default), `display_name`, `cluster`, `namespace`, `state`, `create_time`, `update_time`, `report_time`, each with an optional
+    `desc`, joined by commas.
+    """
     def __init__(
         self,
         *,

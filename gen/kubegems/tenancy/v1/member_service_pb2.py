@@ -28,7 +28,7 @@ from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_poli
 from kubegems.tenancy.v1 import member_pb2 as kubegems_dot_tenancy_dot_v1_dot_member__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(kubegems/tenancy/v1/member_service.proto\x12\x13kubegems.tenancy.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fkubegems/policy/v1/policy.proto\x1a kubegems/tenancy/v1/member.proto\"m\n\x10GetMemberRequest\x12Y\n\x04name\x18\x01 \x01(\tBK\x92\xb5\x18G\x08\x01*Ctenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?/members/[^/]+\"\x95\x01\n\x12ListMembersRequest\x12M\n\x06parent\x18\x01 \x01(\tB=\x92\xb5\x18\x39\x08\x01*5tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?\x12\x1c\n\tpage_size\x18\x02 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x03 \x01(\t\"p\n\x13ListMembersResponse\x12,\n\x07members\x18\x01 \x03(\x0b\x32\x1b.kubegems.tenancy.v1.Member\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"J\n\x13UpdateMemberRequest\x12\x33\n\x06member\x18\x01 \x01(\x0b\x32\x1b.kubegems.tenancy.v1.MemberB\x06\x92\xb5\x18\x02\x08\x01\"p\n\x13\x44\x65leteMemberRequest\x12Y\n\x04name\x18\x01 \x01(\tBK\x92\xb5\x18G\x08\x01*Ctenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?/members/[^/]+2\xbc\t\n\rMemberService\x12\x93\x02\n\tGetMember\x12%.kubegems.tenancy.v1.GetMemberRequest\x1a\x1b.kubegems.tenancy.v1.Member\"\xc1\x01\x8a\xb5\x18!\x08\x06\x12\x13tenancy.members.get\x1a\x04name \x02(\x01\x82\xd3\xe4\x93\x02\x95\x01\x12\"/api/v1/{name=tenants/*/members/*}Z/\x12-/api/v1/{name=tenants/*/projects/*/members/*}Z>\x12</api/v1/{name=tenants/*/projects/*/environments/*/members/*}\x12\xa7\x02\n\x0bListMembers\x12\'.kubegems.tenancy.v1.ListMembersRequest\x1a(.kubegems.tenancy.v1.ListMembersResponse\"\xc4\x01\x8a\xb5\x18$\x08\x06\x12\x14tenancy.members.list\x1a\x06parent \x02(\x01\x82\xd3\xe4\x93\x02\x95\x01\x12\"/api/v1/{parent=tenants/*}/membersZ/\x12-/api/v1/{parent=tenants/*/projects/*}/membersZ>\x12</api/v1/{parent=tenants/*/projects/*/environments/*}/members\x12\xd0\x02\n\x0cUpdateMember\x12(.kubegems.tenancy.v1.UpdateMemberRequest\x1a\x1b.kubegems.tenancy.v1.Member\"\xf8\x01\x8a\xb5\x18+\x08\x06\x12\x16tenancy.members.update\x1a\x0bmember.name \x03(\x02\x82\xd3\xe4\x93\x02\xc2\x01\x1a)/api/v1/{member.name=tenants/*/members/*}:\x06memberZ>\x1a\x34/api/v1/{member.name=tenants/*/projects/*/members/*}:\x06memberZM\x1a\x43/api/v1/{member.name=tenants/*/projects/*/environments/*/members/*}:\x06member\x12\x97\x02\n\x0c\x44\x65leteMember\x12(.kubegems.tenancy.v1.DeleteMemberRequest\x1a\x16.google.protobuf.Empty\"\xc4\x01\x8a\xb5\x18$\x08\x06\x12\x16tenancy.members.delete\x1a\x04name \x03(\x02\x82\xd3\xe4\x93\x02\x95\x01*\"/api/v1/{name=tenants/*/members/*}Z/*-/api/v1/{name=tenants/*/projects/*/members/*}Z>*</api/v1/{name=tenants/*/projects/*/environments/*/members/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(kubegems/tenancy/v1/member_service.proto\x12\x13kubegems.tenancy.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fkubegems/policy/v1/policy.proto\x1a kubegems/tenancy/v1/member.proto\"m\n\x10GetMemberRequest\x12Y\n\x04name\x18\x01 \x01(\tBK\x92\xb5\x18G\x08\x01*Ctenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?/members/[^/]+\"\xc9\x01\n\x12ListMembersRequest\x12M\n\x06parent\x18\x01 \x01(\tB=\x92\xb5\x18\x39\x08\x01*5tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?\x12\x1c\n\tpage_size\x18\x02 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x06\x66ilter\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x05 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"p\n\x13ListMembersResponse\x12,\n\x07members\x18\x01 \x03(\x0b\x32\x1b.kubegems.tenancy.v1.Member\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"J\n\x13UpdateMemberRequest\x12\x33\n\x06member\x18\x01 \x01(\x0b\x32\x1b.kubegems.tenancy.v1.MemberB\x06\x92\xb5\x18\x02\x08\x01\"p\n\x13\x44\x65leteMemberRequest\x12Y\n\x04name\x18\x01 \x01(\tBK\x92\xb5\x18G\x08\x01*Ctenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?/members/[^/]+2\xbc\t\n\rMemberService\x12\x93\x02\n\tGetMember\x12%.kubegems.tenancy.v1.GetMemberRequest\x1a\x1b.kubegems.tenancy.v1.Member\"\xc1\x01\x8a\xb5\x18!\x08\x06\x12\x13tenancy.members.get\x1a\x04name \x02(\x01\x82\xd3\xe4\x93\x02\x95\x01\x12\"/api/v1/{name=tenants/*/members/*}Z/\x12-/api/v1/{name=tenants/*/projects/*/members/*}Z>\x12</api/v1/{name=tenants/*/projects/*/environments/*/members/*}\x12\xa7\x02\n\x0bListMembers\x12\'.kubegems.tenancy.v1.ListMembersRequest\x1a(.kubegems.tenancy.v1.ListMembersResponse\"\xc4\x01\x8a\xb5\x18$\x08\x06\x12\x14tenancy.members.list\x1a\x06parent \x02(\x01\x82\xd3\xe4\x93\x02\x95\x01\x12\"/api/v1/{parent=tenants/*}/membersZ/\x12-/api/v1/{parent=tenants/*/projects/*}/membersZ>\x12</api/v1/{parent=tenants/*/projects/*/environments/*}/members\x12\xd0\x02\n\x0cUpdateMember\x12(.kubegems.tenancy.v1.UpdateMemberRequest\x1a\x1b.kubegems.tenancy.v1.Member\"\xf8\x01\x8a\xb5\x18+\x08\x06\x12\x16tenancy.members.update\x1a\x0bmember.name \x03(\x02\x82\xd3\xe4\x93\x02\xc2\x01\x1a)/api/v1/{member.name=tenants/*/members/*}:\x06memberZ>\x1a\x34/api/v1/{member.name=tenants/*/projects/*/members/*}:\x06memberZM\x1a\x43/api/v1/{member.name=tenants/*/projects/*/environments/*/members/*}:\x06member\x12\x97\x02\n\x0c\x44\x65leteMember\x12(.kubegems.tenancy.v1.DeleteMemberRequest\x1a\x16.google.protobuf.Empty\"\xc4\x01\x8a\xb5\x18$\x08\x06\x12\x16tenancy.members.delete\x1a\x04name \x03(\x02\x82\xd3\xe4\x93\x02\x95\x01*\"/api/v1/{name=tenants/*/members/*}Z/*-/api/v1/{name=tenants/*/projects/*/members/*}Z>*</api/v1/{name=tenants/*/projects/*/environments/*/members/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMEMBERSREQUEST'].fields_by_name['parent']._serialized_options = b'\222\265\0309\010\001*5tenants/[^/]+(/projects/[^/]+(/environments/[^/]+)?)?'
   _globals['_LISTMEMBERSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTMEMBERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\0050\0008\364\003'
+  _globals['_LISTMEMBERSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTMEMBERSREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\003 \200\020'
+  _globals['_LISTMEMBERSREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTMEMBERSREQUEST'].fields_by_name['order_by']._serialized_options = b'\222\265\030\003 \200\002'
   _globals['_UPDATEMEMBERREQUEST'].fields_by_name['member']._loaded_options = None
   _globals['_UPDATEMEMBERREQUEST'].fields_by_name['member']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_DELETEMEMBERREQUEST'].fields_by_name['name']._loaded_options = None
@@ -56,13 +60,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMEMBERREQUEST']._serialized_start=191
   _globals['_GETMEMBERREQUEST']._serialized_end=300
   _globals['_LISTMEMBERSREQUEST']._serialized_start=303
-  _globals['_LISTMEMBERSREQUEST']._serialized_end=452
-  _globals['_LISTMEMBERSRESPONSE']._serialized_start=454
-  _globals['_LISTMEMBERSRESPONSE']._serialized_end=566
-  _globals['_UPDATEMEMBERREQUEST']._serialized_start=568
-  _globals['_UPDATEMEMBERREQUEST']._serialized_end=642
-  _globals['_DELETEMEMBERREQUEST']._serialized_start=644
-  _globals['_DELETEMEMBERREQUEST']._serialized_end=756
-  _globals['_MEMBERSERVICE']._serialized_start=759
-  _globals['_MEMBERSERVICE']._serialized_end=1971
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=504
+  _globals['_LISTMEMBERSRESPONSE']._serialized_start=506
+  _globals['_LISTMEMBERSRESPONSE']._serialized_end=618
+  _globals['_UPDATEMEMBERREQUEST']._serialized_start=620
+  _globals['_UPDATEMEMBERREQUEST']._serialized_end=694
+  _globals['_DELETEMEMBERREQUEST']._serialized_start=696
+  _globals['_DELETEMEMBERREQUEST']._serialized_end=808
+  _globals['_MEMBERSERVICE']._serialized_start=811
+  _globals['_MEMBERSERVICE']._serialized_end=2023
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_poli
 from kubegems.tenancy.v1 import quota_pb2 as kubegems_dot_tenancy_dot_v1_dot_quota__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kubegems/tenancy/v1/quota_service.proto\x12\x13kubegems.tenancy.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fkubegems/policy/v1/policy.proto\x1a\x1fkubegems/tenancy/v1/quota.proto\"I\n\x15GetTenantQuotaRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\x92\xb5\x18\x1e\x08\x01*\x1atenants/[^/]+/quotas/[^/]+\"r\n\x17ListTenantQuotasRequest\x12%\n\x06parent\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+\x12\x1c\n\tpage_size\x18\x02 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x18ListTenantQuotasResponse\x12\x30\n\x06quotas\x18\x01 \x03(\x0b\x32 .kubegems.tenancy.v1.TenantQuota\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x18UpdateTenantQuotaRequest\x12\x37\n\x05quota\x18\x01 \x01(\x0b\x32 .kubegems.tenancy.v1.TenantQuotaB\x06\x92\xb5\x18\x02\x08\x01\"L\n\x18\x44\x65leteTenantQuotaRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\x92\xb5\x18\x1e\x08\x01*\x1atenants/[^/]+/quotas/[^/]+2\xeb\x05\n\x0cQuotaService\x12\xad\x01\n\x0eGetTenantQuota\x12*.kubegems.tenancy.v1.GetTenantQuotaRequest\x1a .kubegems.tenancy.v1.TenantQuota\"M\x8a\xb5\x18 \x08\x06\x12\x12tenancy.quotas.get\x1a\x04name \x02(\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{name=tenants/*/quotas/*}\x12\xc1\x01\n\x10ListTenantQuotas\x12,.kubegems.tenancy.v1.ListTenantQuotasRequest\x1a-.kubegems.tenancy.v1.ListTenantQuotasResponse\"P\x8a\xb5\x18#\x08\x06\x12\x13tenancy.quotas.list\x1a\x06parent \x02(\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{parent=tenants/*}/quotas\x12\xbd\x01\n\x11UpdateTenantQuota\x12-.kubegems.tenancy.v1.UpdateTenantQuotaRequest\x1a .kubegems.tenancy.v1.TenantQuota\"W\x8a\xb5\x18\x1d\x08\x06\x12\x15tenancy.quotas.update \x03(\x02\x82\xd3\xe4\x93\x02\x30\x1a\'/api/v1/{quota.name=tenants/*/quotas/*}:\x05quota\x12\xa6\x01\n\x11\x44\x65leteTenantQuota\x12-.kubegems.tenancy.v1.DeleteTenantQuotaRequest\x1a\x16.google.protobuf.Empty\"J\x8a\xb5\x18\x1d\x08\x06\x12\x15tenancy.quotas.delete \x03(\x02\x82\xd3\xe4\x93\x02#*!/api/v1/{name=tenants/*/quotas/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kubegems/tenancy/v1/quota_service.proto\x12\x13kubegems.tenancy.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fkubegems/policy/v1/policy.proto\x1a\x1fkubegems/tenancy/v1/quota.proto\"I\n\x15GetTenantQuotaRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\x92\xb5\x18\x1e\x08\x01*\x1atenants/[^/]+/quotas/[^/]+\"\xa6\x01\n\x17ListTenantQuotasRequest\x12%\n\x06parent\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+\x12\x1c\n\tpage_size\x18\x02 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x06\x66ilter\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x05 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"e\n\x18ListTenantQuotasResponse\x12\x30\n\x06quotas\x18\x01 \x03(\x0b\x32 .kubegems.tenancy.v1.TenantQuota\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x18UpdateTenantQuotaRequest\x12\x37\n\x05quota\x18\x01 \x01(\x0b\x32 .kubegems.tenancy.v1.TenantQuotaB\x06\x92\xb5\x18\x02\x08\x01\"L\n\x18\x44\x65leteTenantQuotaRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\x92\xb5\x18\x1e\x08\x01*\x1atenants/[^/]+/quotas/[^/]+2\xeb\x05\n\x0cQuotaService\x12\xad\x01\n\x0eGetTenantQuota\x12*.kubegems.tenancy.v1.GetTenantQuotaRequest\x1a .kubegems.tenancy.v1.TenantQuota\"M\x8a\xb5\x18 \x08\x06\x12\x12tenancy.quotas.get\x1a\x04name \x02(\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{name=tenants/*/quotas/*}\x12\xc1\x01\n\x10ListTenantQuotas\x12,.kubegems.tenancy.v1.ListTenantQuotasRequest\x1a-.kubegems.tenancy.v1.ListTenantQuotasResponse\"P\x8a\xb5\x18#\x08\x06\x12\x13tenancy.quotas.list\x1a\x06parent \x02(\x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{parent=tenants/*}/quotas\x12\xbd\x01\n\x11UpdateTenantQuota\x12-.kubegems.tenancy.v1.UpdateTenantQuotaRequest\x1a .kubegems.tenancy.v1.TenantQuota\"W\x8a\xb5\x18\x1d\x08\x06\x12\x15tenancy.quotas.update \x03(\x02\x82\xd3\xe4\x93\x02\x30\x1a\'/api/v1/{quota.name=tenants/*/quotas/*}:\x05quota\x12\xa6\x01\n\x11\x44\x65leteTenantQuota\x12-.kubegems.tenancy.v1.DeleteTenantQuotaRequest\x1a\x16.google.protobuf.Empty\"J\x8a\xb5\x18\x1d\x08\x06\x12\x15tenancy.quotas.delete \x03(\x02\x82\xd3\xe4\x93\x02#*!/api/v1/{name=tenants/*/quotas/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTENANTQUOTASREQUEST'].fields_by_name['parent']._serialized_options = b'\222\265\030\021\010\001*\rtenants/[^/]+'
   _globals['_LISTTENANTQUOTASREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTTENANTQUOTASREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\0050\0008\364\003'
+  _globals['_LISTTENANTQUOTASREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTTENANTQUOTASREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\003 \200\020'
+  _globals['_LISTTENANTQUOTASREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTTENANTQUOTASREQUEST'].fields_by_name['order_by']._serialized_options = b'\222\265\030\003 \200\002'
   _globals['_UPDATETENANTQUOTAREQUEST'].fields_by_name['quota']._loaded_options = None
   _globals['_UPDATETENANTQUOTAREQUEST'].fields_by_name['quota']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_DELETETENANTQUOTAREQUEST'].fields_by_name['name']._loaded_options = None
@@ -55,14 +59,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUOTASERVICE'].methods_by_name['DeleteTenantQuota']._serialized_options = b'\212\265\030\035\010\006\022\025tenancy.quotas.delete \003(\002\202\323\344\223\002#*!/api/v1/{name=tenants/*/quotas/*}'
   _globals['_GETTENANTQUOTAREQUEST']._serialized_start=189
   _globals['_GETTENANTQUOTAREQUEST']._serialized_end=262
-  _globals['_LISTTENANTQUOTASREQUEST']._serialized_start=264
-  _globals['_LISTTENANTQUOTASREQUEST']._serialized_end=378
-  _globals['_LISTTENANTQUOTASRESPONSE']._serialized_start=380
-  _globals['_LISTTENANTQUOTASRESPONSE']._serialized_end=481
-  _globals['_UPDATETENANTQUOTAREQUEST']._serialized_start=483
-  _globals['_UPDATETENANTQUOTAREQUEST']._serialized_end=566
-  _globals['_DELETETENANTQUOTAREQUEST']._serialized_start=568
-  _globals['_DELETETENANTQUOTAREQUEST']._serialized_end=644
-  _globals['_QUOTASERVICE']._serialized_start=647
-  _globals['_QUOTASERVICE']._serialized_end=1394
+  _globals['_LISTTENANTQUOTASREQUEST']._serialized_start=265
+  _globals['_LISTTENANTQUOTASREQUEST']._serialized_end=431
+  _globals['_LISTTENANTQUOTASRESPONSE']._serialized_start=433
+  _globals['_LISTTENANTQUOTASRESPONSE']._serialized_end=534
+  _globals['_UPDATETENANTQUOTAREQUEST']._serialized_start=536
+  _globals['_UPDATETENANTQUOTAREQUEST']._serialized_end=619
+  _globals['_DELETETENANTQUOTAREQUEST']._serialized_start=621
+  _globals['_DELETETENANTQUOTAREQUEST']._serialized_end=697
+  _globals['_QUOTASERVICE']._serialized_start=700
+  _globals['_QUOTASERVICE']._serialized_end=1447
 # @@protoc_insertion_point(module_scope)

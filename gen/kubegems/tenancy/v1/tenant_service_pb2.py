@@ -28,7 +28,7 @@ from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_poli
 from kubegems.tenancy.v1 import tenant_pb2 as kubegems_dot_tenancy_dot_v1_dot_tenant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(kubegems/tenancy/v1/tenant_service.proto\x12\x13kubegems.tenancy.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fkubegems/policy/v1/policy.proto\x1a kubegems/tenancy/v1/tenant.proto\"\x9a\x01\n\x13\x43reateTenantRequest\x12:\n\ttenant_id\x18\x01 \x01(\tB\'\x92\xb5\x18#\x08\x01*\x1f[a-z]([a-z0-9-]{0,28}[a-z0-9])?\x12+\n\x06tenant\x18\x02 \x01(\x0b\x32\x1b.kubegems.tenancy.v1.Tenant\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02 @\"7\n\x10GetTenantRequest\x12#\n\x04name\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+\"h\n\x12ListTenantsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"p\n\x13ListTenantsResponse\x12,\n\x07tenants\x18\x01 \x03(\x0b\x32\x1b.kubegems.tenancy.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"{\n\x13UpdateTenantRequest\x12\x33\n\x06tenant\x18\x01 \x01(\x0b\x32\x1b.kubegems.tenancy.v1.TenantB\x06\x92\xb5\x18\x02\x08\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x13\x44\x65leteTenantRequest\x12#\n\x04name\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\";\n\x14SuspendTenantRequest\x12#\n\x04name\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+\":\n\x13ResumeTenantRequest\x12#\n\x04name\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+2\x86\t\n\rTenantService\x12\x93\x01\n\x0c\x43reateTenant\x12(.kubegems.tenancy.v1.CreateTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"<\x8a\xb5\x18\x1e\x08\x06\x12\x16tenancy.tenants.create \x03(\x02\x82\xd3\xe4\x93\x02\x14\"\x0f/api/v1/tenants:\x01*\x12\x96\x01\n\tGetTenant\x12%.kubegems.tenancy.v1.GetTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"E\x8a\xb5\x18!\x08\x06\x12\x13tenancy.tenants.get\x1a\x04name \x02(\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/{name=tenants/*}\x12\x9b\x01\n\x0bListTenants\x12\'.kubegems.tenancy.v1.ListTenantsRequest\x1a(.kubegems.tenancy.v1.ListTenantsResponse\"9\x8a\xb5\x18\x1e\x08\x06\x12\x14tenancy.tenants.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/tenants\x12\xb5\x01\n\x0cUpdateTenant\x12(.kubegems.tenancy.v1.UpdateTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"^\x8a\xb5\x18+\x08\x06\x12\x16tenancy.tenants.update\x1a\x0btenant.name \x03(\x02\x82\xd3\xe4\x93\x02)2\x1f/api/v1/{tenant.name=tenants/*}:\x06tenant\x12\x9f\x01\n\x0c\x44\x65leteTenant\x12(.kubegems.tenancy.v1.DeleteTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"H\x8a\xb5\x18$\x08\x06\x12\x16tenancy.tenants.delete\x1a\x04name \x03(\x02\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/{name=tenants/*}\x12\xa7\x01\n\rSuspendTenant\x12).kubegems.tenancy.v1.SuspendTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"N\x8a\xb5\x18\x1f\x08\x06\x12\x17tenancy.tenants.suspend \x03(\x02\x82\xd3\xe4\x93\x02%\" /api/v1/{name=tenants/*}:suspend:\x01*\x12\xa3\x01\n\x0cResumeTenant\x12(.kubegems.tenancy.v1.ResumeTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"L\x8a\xb5\x18\x1e\x08\x06\x12\x16tenancy.tenants.resume \x03(\x02\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/{name=tenants/*}:resume:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(kubegems/tenancy/v1/tenant_service.proto\x12\x13kubegems.tenancy.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fkubegems/policy/v1/policy.proto\x1a kubegems/tenancy/v1/tenant.proto\"\x9a\x01\n\x13\x43reateTenantRequest\x12:\n\ttenant_id\x18\x01 \x01(\tB\'\x92\xb5\x18#\x08\x01*\x1f[a-z]([a-z0-9-]{0,28}[a-z0-9])?\x12+\n\x06tenant\x18\x02 \x01(\x0b\x32\x1b.kubegems.tenancy.v1.Tenant\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02 @\"7\n\x10GetTenantRequest\x12#\n\x04name\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+\"z\n\x12ListTenantsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x17\n\x06\x66ilter\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"p\n\x13ListTenantsResponse\x12,\n\x07tenants\x18\x01 \x03(\x0b\x32\x1b.kubegems.tenancy.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"{\n\x13UpdateTenantRequest\x12\x33\n\x06tenant\x18\x01 \x01(\x0b\x32\x1b.kubegems.tenancy.v1.TenantB\x06\x92\xb5\x18\x02\x08\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x13\x44\x65leteTenantRequest\x12#\n\x04name\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\";\n\x14SuspendTenantRequest\x12#\n\x04name\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+\":\n\x13ResumeTenantRequest\x12#\n\x04name\x18\x01 \x01(\tB\x15\x92\xb5\x18\x11\x08\x01*\rtenants/[^/]+2\x86\t\n\rTenantService\x12\x93\x01\n\x0c\x43reateTenant\x12(.kubegems.tenancy.v1.CreateTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"<\x8a\xb5\x18\x1e\x08\x06\x12\x16tenancy.tenants.create \x03(\x02\x82\xd3\xe4\x93\x02\x14\"\x0f/api/v1/tenants:\x01*\x12\x96\x01\n\tGetTenant\x12%.kubegems.tenancy.v1.GetTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"E\x8a\xb5\x18!\x08\x06\x12\x13tenancy.tenants.get\x1a\x04name \x02(\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/{name=tenants/*}\x12\x9b\x01\n\x0bListTenants\x12\'.kubegems.tenancy.v1.ListTenantsRequest\x1a(.kubegems.tenancy.v1.ListTenantsResponse\"9\x8a\xb5\x18\x1e\x08\x06\x12\x14tenancy.tenants.list \x02(\x01\x38\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/tenants\x12\xb5\x01\n\x0cUpdateTenant\x12(.kubegems.tenancy.v1.UpdateTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"^\x8a\xb5\x18+\x08\x06\x12\x16tenancy.tenants.update\x1a\x0btenant.name \x03(\x02\x82\xd3\xe4\x93\x02)2\x1f/api/v1/{tenant.name=tenants/*}:\x06tenant\x12\x9f\x01\n\x0c\x44\x65leteTenant\x12(.kubegems.tenancy.v1.DeleteTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"H\x8a\xb5\x18$\x08\x06\x12\x16tenancy.tenants.delete\x1a\x04name \x03(\x02\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/{name=tenants/*}\x12\xa7\x01\n\rSuspendTenant\x12).kubegems.tenancy.v1.SuspendTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"N\x8a\xb5\x18\x1f\x08\x06\x12\x17tenancy.tenants.suspend \x03(\x02\x82\xd3\xe4\x93\x02%\" /api/v1/{name=tenants/*}:suspend:\x01*\x12\xa3\x01\n\x0cResumeTenant\x12(.kubegems.tenancy.v1.ResumeTenantRequest\x1a\x1b.kubegems.tenancy.v1.Tenant\"L\x8a\xb5\x18\x1e\x08\x06\x12\x16tenancy.tenants.resume \x03(\x02\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/{name=tenants/*}:resume:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTENANTREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\021\010\001*\rtenants/[^/]+'
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\0050\0008\364\003'
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\003 \200\020'
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['order_by']._serialized_options = b'\222\265\030\003 \200\002'
   _globals['_UPDATETENANTREQUEST'].fields_by_name['tenant']._loaded_options = None
   _globals['_UPDATETENANTREQUEST'].fields_by_name['tenant']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_DELETETENANTREQUEST'].fields_by_name['name']._loaded_options = None
@@ -72,17 +76,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTENANTREQUEST']._serialized_start=353
   _globals['_GETTENANTREQUEST']._serialized_end=408
   _globals['_LISTTENANTSREQUEST']._serialized_start=410
-  _globals['_LISTTENANTSREQUEST']._serialized_end=514
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=516
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=628
-  _globals['_UPDATETENANTREQUEST']._serialized_start=630
-  _globals['_UPDATETENANTREQUEST']._serialized_end=753
-  _globals['_DELETETENANTREQUEST']._serialized_start=755
-  _globals['_DELETETENANTREQUEST']._serialized_end=835
-  _globals['_SUSPENDTENANTREQUEST']._serialized_start=837
-  _globals['_SUSPENDTENANTREQUEST']._serialized_end=896
-  _globals['_RESUMETENANTREQUEST']._serialized_start=898
-  _globals['_RESUMETENANTREQUEST']._serialized_end=956
-  _globals['_TENANTSERVICE']._serialized_start=959
-  _globals['_TENANTSERVICE']._serialized_end=2117
+  _globals['_LISTTENANTSREQUEST']._serialized_end=532
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=534
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=646
+  _globals['_UPDATETENANTREQUEST']._serialized_start=648
+  _globals['_UPDATETENANTREQUEST']._serialized_end=771
+  _globals['_DELETETENANTREQUEST']._serialized_start=773
+  _globals['_DELETETENANTREQUEST']._serialized_end=853
+  _globals['_SUSPENDTENANTREQUEST']._serialized_start=855
+  _globals['_SUSPENDTENANTREQUEST']._serialized_end=914
+  _globals['_RESUMETENANTREQUEST']._serialized_start=916
+  _globals['_RESUMETENANTREQUEST']._serialized_end=974
+  _globals['_TENANTSERVICE']._serialized_start=977
+  _globals['_TENANTSERVICE']._serialized_end=2135
 # @@protoc_insertion_point(module_scope)

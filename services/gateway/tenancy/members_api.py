@@ -12,6 +12,8 @@ from libs.faults import NotFound
 from libs.pg import Record, Tx
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
+from services.gateway.identity import escalation
+from services.gateway.identity.rights import Membership
 from services.gateway.tenancy import (
     environments_store,
     events,
@@ -53,6 +55,9 @@ class MemberService:
         parts, username = _split(request.member.name)
         role = member_pb2.Member.Role.Name(request.member.role).lower()
         roles.check(roles.level(parts), role)
+        tenant, project, environment = members_store.at(parts)
+        given = Membership.of(roles.level(parts), role, tenant, project, environment, suspended=False)
+        escalation.refuse(call.caller, [given], username)  # a key that gives this right alone must not give all others by it
         tx = await pg.tx(call)
         await tenants_store.get(tx, parts[0], lock="FOR UPDATE")  # one change of a tenant's members at a time
         row = await _level(tx, parts, lock="FOR SHARE")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from deploy.local.walkthrough import walk
@@ -14,7 +18,7 @@ from kubegems.messages.v1 import event_pb2, message_service_pb2, message_service
 from kubegems.tenancy.v1 import environment_service_pb2, environment_service_pb2_grpc
 from libs.client import Client
 from libs.faults import PermissionDenied, Unauthenticated
-from tests.e2e.world import DEV, PASSWORD, World
+from tests.e2e.world import DEV, NAMESPACE, PASSWORD, World
 from tests.kit.eventually import timescale
 from tests.kit.platform import Platform
 
@@ -57,6 +61,31 @@ async def test_a_deleted_key_ends_its_stream_within_a_second(stack: Platform, pl
                 await _to_its_end(events)
         with pytest.raises(Unauthenticated):
             await environments.GetEnvironment(request)
+
+
+async def test_a_key_on_kubernetes_roads(stack: Platform, platform: World) -> None:
+    """Under `/k8s` a key that only reads gets, lists and watches, without secrets; deleting it ends its watch within a second."""
+    made = await platform.dev.post("/users/me/apiKeys", {"apiKeyId": "kubectl", "apiKey": {"readOnly": True}})
+    pods = f"{stack.endpoints['rest']}/k8s/clusters/local/api/v1/namespaces/{NAMESPACE}/pods"
+    by_key: Any = {"headers": {"Authorization": f"Bearer {made['key']}"}, "ssl": platform.dev.tls}
+    session = platform.dev.session
+    async with session.get(pods, **by_key) as answer:
+        assert (answer.status, (await answer.json())["kind"]) == (200, "PodList")
+    secrets, run = pods.replace("pods", "secrets"), pods + "/x/exec?command=id"
+    for method, url in (("POST", pods), ("DELETE", pods + "/x"), ("GET", secrets), ("GET", run)):
+        async with session.request(method, url, **by_key) as answer:
+            assert (answer.status, (await answer.json())["kind"]) == (403, "Status"), (method, url)
+    async with session.get(pods + "?watch=1", **by_key) as watch:
+        assert watch.status == 200
+        await platform.dev.call("DELETE", "/users/me/apiKeys/kubectl")
+        started = time.monotonic()
+        async with asyncio.timeout(5):
+            with contextlib.suppress(aiohttp.ClientError):
+                while await watch.content.readany():
+                    pass
+        assert time.monotonic() - started < 1.5 * timescale()
+    async with session.get(pods, **by_key) as answer:
+        assert answer.status == 401
 
 
 async def test_a_signed_in_client_works_and_signs_out(stack: Platform, platform: World) -> None:

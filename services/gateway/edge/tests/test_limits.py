@@ -174,3 +174,25 @@ def test_weights_are_read_strictly() -> None:
     for wrong in ("acme", "acme=", "acme=0", "acme=-1", "=1", "acme=inf", "acme=x"):
         with pytest.raises(ValueError):
             weights(wrong)
+
+
+def test_an_api_key_draws_for_itself() -> None:
+    """A key that calls too often is slowed down; its owner, and the owner's other keys, are not; streams are counted alike."""
+    limits = Limits(HeldClock(), per_caller={**RATES, policy_pb2.Rule.READS: Rate(1, 2)}, streams=1)
+
+    def by(session: str, rpc: str = "GetTenant") -> Call:
+        made = call(rpc)
+        made.caller = Caller(Kind.USER, "dev", "uid", session)
+        return made
+
+    for _ in range(2):
+        limits.caller(by("apiKeys:ci:1"))
+    with pytest.raises(Exhausted):
+        limits.caller(by("apiKeys:ci:1"))
+    limits.caller(by("apiKeys:other:2"))
+    limits.caller(by("0192-a-session"))
+    limits.caller(by("apiKeys:ci:1", "Subscribe"))
+    with pytest.raises(Exhausted):
+        limits.caller(by("apiKeys:ci:1", "Subscribe"))
+    limits.release(by("apiKeys:ci:1", "Subscribe"))
+    limits.caller(by("apiKeys:ci:1", "Subscribe"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Iterable
-from datetime import UTC, datetime
+from typing import Any
 
 from kubegems.messages.v1 import message_service_pb2 as wire
 from kubegems.messages.v1.event_pb2 import Event
@@ -17,7 +19,7 @@ from services.msgbus.bodies import Bodies
 from services.msgbus.domain import NoSubscription, Selection, Selector, TooManyStreams, resources
 from services.msgbus.hub import Hub, Subscription
 from services.msgbus.peers import Peers
-from services.msgbus.stream import Stream
+from services.msgbus.stream import TICK_SECONDS, Stream
 from services.msgbus.subscriber import Item, Queue
 
 
@@ -48,6 +50,8 @@ class Messages:
         self.replica = peers.replica if peers else new_id().hex
         self._numbers = itertools.count(1)
         self._streams: dict[str, Stream] = {}
+        self._ticking = False
+        self._packed: tuple[int, dict[Any, bytes]] = (-1, {})
 
     async def Subscribe(self, request: wire.SubscribeRequest, call: Call) -> AsyncIterator[Event]:
         """Streams changes until the caller goes or its session ends."""
@@ -60,37 +64,56 @@ class Messages:
         stream = Stream(self._hub, subscription, snapshot=request.snapshot, vector=vector, resumed=bool(request.resume_token))
         self._hub.open(subscription)
         self._streams[subscription.id] = stream
+        self._tick()
         try:
             with self._watches.joined(user, call.caller.session, stream):
                 await stream.granted()
                 while True:
-                    items = await stream.batch()
-                    token = self._token(stream)
-                    async for event in self._events(subscription, items, token):
-                        yield event
+                    pairs = self._events(stream, await stream.batch())
+                    if self._bodies is not None:
+                        await self._bodies.add(user, pairs)
+                    for item, event in pairs:  # each looked at once more: rights may change while a batch is on its way
+                        if item.place is None or subscription.grants.sees(item.place):
+                            _stamp(event)
+                            yield event
         finally:
             del self._streams[subscription.id]
             self._hub.remove(subscription)
 
-    def _token(self, stream: Stream) -> str:
-        vector = stream.vector()
-        if vector is None:
-            return ""
-        subscription = stream.subscription
-        return resume.seal(self._box, subscription.user, resume.selectors_hash(subscription.selection), vector)
-
-    async def _events(self, subscription: Subscription, items: list[Item], token: str) -> AsyncIterator[Event]:
-        """The events of a batch, each looked at once more when rights changed while it was on its way."""
-        if not items:
-            yield _sent(Event(kind=Event.HEARTBEAT, subscription=f"subscriptions/{subscription.id}", resume_token=token))
+    def _tick(self) -> None:
+        """One timer for all streams, for as long as there are some."""
+        if self._ticking or not self._streams:
             return
-        pairs = [(item, self._event(item)) for item in items]
-        if self._bodies is not None:
-            await self._bodies.add(subscription.user, pairs)
-        pairs[-1][1].resume_token = token
-        for item, event in pairs:
-            if item.place is None or subscription.grants.sees(item.place):
-                yield _sent(event)
+        self._ticking = True
+        loop = asyncio.get_running_loop()
+
+        def tick() -> None:
+            self._ticking = False
+            now = loop.time()
+            for stream in list(self._streams.values()):
+                stream.tick(now)
+            self._tick()
+
+        loop.call_later(TICK_SECONDS, tick)
+
+    def _events(self, stream: Stream, items: list[Item]) -> list[tuple[Item, Event]]:
+        """The events of a batch, or a heartbeat, with a resume token when one is due."""
+        token = self._token(stream.subscription) if stream.due() else ""
+        pairs = [(item, self._event(item)) for item in items] or [_heartbeat(stream.subscription)]
+        if token:
+            pairs[-1][1].resume_token = token
+        return pairs
+
+    def _token(self, subscription: Subscription) -> str:
+        """Sealed for one; what it carries is the same for all who may see the same kinds of the same clusters, until something changes."""
+        version, packed = self._packed
+        if version != self._hub.view.version:
+            packed = {}
+            self._packed = (self._hub.view.version, packed)
+        vector = packed.get(subscription.reach)
+        if vector is None:
+            vector = packed[subscription.reach] = resume.packed(self._hub.view.vector(subscription.wanted))
+        return resume.seal_packed(self._box, subscription.user, resume.selectors_hash(subscription.selection), vector)
 
     def _event(self, item: Item) -> Event:
         event = Event()
@@ -136,6 +159,11 @@ def _selector(s: wire.Selector) -> Selector:
     return Selector(tuple(s.scopes), resources(s.resources), s.cluster, s.namespace, s.object, frozenset(labels), s.bodies)
 
 
-def _sent(event: Event) -> Event:
-    event.send_time.FromDatetime(datetime.now(UTC))
-    return event
+def _heartbeat(subscription: Subscription) -> tuple[Item, Event]:
+    event = Event(kind=Event.HEARTBEAT, subscription=f"subscriptions/{subscription.id}")
+    return Item(event), event
+
+
+def _stamp(event: Event) -> None:
+    now = time.time_ns()
+    event.send_time.seconds, event.send_time.nanos = divmod(now, 1_000_000_000)

@@ -162,7 +162,7 @@ class Selection:
     @property
     def kinds(self) -> frozenset[Kind]:
         """All kinds that may come."""
-        return frozenset(kind for s in self.selectors for kind in (s.resources or BASE_KINDS))
+        return frozenset().union(*((s.resources or BASE_KINDS) for s in self.selectors))
 
     def lost(self, before: Grants, after: Grants) -> list[str]:
         """Names of the environments that were seen before and are not any more; `""` for what lies outside of environments."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from google.protobuf.duration_pb2 import Duration
 from prometheus_client import Histogram
 
 from kubegems.agent.v1.events_pb2 import ObservedChange, Watermark
@@ -44,6 +45,7 @@ class Subscription:
         id: its name among all replicas'.
         grants: what it may see.
         version: rises when what it may see or asks for changes.
+        reach: kinds, and uids of the clusters, that changes may come of; equal for many.
     """
 
     user: str
@@ -52,13 +54,12 @@ class Subscription:
     id: str = ""
     grants: Grants = field(default_factory=Grants)
     version: int = 0
+    reach: tuple[frozenset[Kind], frozenset[str]] = (frozenset(), frozenset())
 
     def wanted(self, uid: str, kind: KindKey) -> bool:
         """Whether changes of a kind of a cluster may come at all."""
-        group, resource = kind
-        if (resource, group) not in self.selection.kinds:
-            return False
-        return self.grants.everything or any(place[0] == uid for place in self.grants.environments)
+        kinds, uids = self.reach
+        return (kind[1], kind[0]) in kinds and (self.grants.everything or uid in uids)
 
 
 class Hub:
@@ -131,6 +132,8 @@ class Hub:
         self._unindex(subscription)
         subscription.grants, subscription.selection = grants, selection
         subscription.version += 1
+        uids = frozenset(("",)) if grants.everything else frozenset(place[0] for place in grants.environments)
+        subscription.reach = (selection.kinds, uids)
         if subscription in self._all:
             self._index(subscription)
 
@@ -326,15 +329,23 @@ class Hub:
     def freshness(self, item: Item) -> Freshness:
         """How old what is sent is."""
         fresh = Freshness(source=item.source)
-        seen = item.event.change.observe_time.ToNanoseconds() / 1e9
-        fresh.age.FromMilliseconds(int(max(0.0, time.time() - seen) * 1000))
+        seen = item.event.change.observe_time
+        _set(fresh.age, time.time() - seen.seconds - seen.nanos / 1e9)
         heard = self.view.age(item.place[0]) if item.place else None
         if heard is not None:
-            fresh.cluster_age.FromMilliseconds(int(heard * 1000))
+            _set(fresh.cluster_age, heard)
         return fresh
 
 
 K = TypeVar("K")
+
+
+def _set(duration: Duration, seconds: float) -> None:
+    """Sets a duration, in whole milliseconds and never below zero."""
+    milliseconds = max(0, int(seconds * 1000))
+    duration.seconds, duration.nanos = milliseconds // 1000, milliseconds % 1000 * 1_000_000
+
+
 _NOBODY: frozenset[Subscription] = frozenset()
 
 

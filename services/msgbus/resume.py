@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import zlib
+from functools import lru_cache
 
 import orjson
 
@@ -18,6 +19,7 @@ _MOST_PLAIN = 256 * 1024
 Vector = dict[str, list[str | int]]
 
 
+@lru_cache(maxsize=4096)
 def selectors_hash(selection: Selection) -> str:
     """A hash of what was asked for, whatever the order."""
     asked = sorted(

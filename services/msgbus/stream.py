@@ -16,6 +16,7 @@ from services.msgbus.hub import Hub, Subscription
 from services.msgbus.subscriber import Item
 from services.msgbus.view import Seen
 
+TICK_SECONDS = 0.25
 HEARTBEAT_SECONDS = 10.0  # at least every 15 s, says the contract
 FIRST_GRANTS_SECONDS = 5.0
 KINDS_SECONDS = 10.0  # that a snapshot waits for a kind which the agent begins to observe only now
@@ -45,6 +46,7 @@ class Stream:
         self._first = asyncio.Event()
         self._fault: Fault | None = None
         self._token_at = -math.inf
+        self._deadline = math.inf
 
     def changed(self, grants: Grants) -> None:
         """New rights, the first ones too."""
@@ -113,18 +115,21 @@ class Stream:
             raise self._fault
 
     async def batch(self) -> list[Item]:
-        """The next events; none after a while of silence. Raises what ended the rights."""
-        deadline = asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
+        """The next events; none after a while of silence. Raises what ended the rights. `tick` must be called now and then."""
+        self._deadline = asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
         while True:
             self._check()
-            items = list(self._some_present()) or self.subscription.queue.now()
+            items = list(self._some_present()) if self._present else self.subscription.queue.now()
             if items:
                 return items
-            now = asyncio.get_running_loop().time()
-            if now >= deadline:
+            if asyncio.get_running_loop().time() >= self._deadline:
                 return []
-            soon = 0.25 if self._present else deadline - now
-            await self.subscription.queue.wait(min(soon, deadline - now))
+            await self.subscription.queue.filled()
+
+    def tick(self, now: float) -> None:
+        """Wakes the stream when its silence has lasted long enough, or when a snapshot waits to be ended."""
+        if self._present or now >= self._deadline:
+            self.subscription.queue.wake()
 
     def _some_present(self) -> Iterator[Item]:
         for _ in range(min(_BATCH, len(self._present))):
@@ -158,10 +163,10 @@ class Stream:
             yield Item(Event(kind=Event.RESYNC, resync=Resync(scope=scope, reason="NOT_OBSERVED")))
         yield Item(Event(kind=Event.SNAPSHOT_END, scope=end.scope))
 
-    def vector(self) -> resume.Vector | None:
-        """How far the subscriber is, if all up to here was taken out and the last token is old enough; call it right after `batch`."""
+    def due(self) -> bool:
+        """Whether a resume token may be given: all up to here has been taken out. Ask right after `batch`."""
         now = asyncio.get_running_loop().time()
         if self._present or len(self.subscription.queue) or now - self._token_at < TOKEN_SECONDS:
-            return None
+            return False
         self._token_at = now
-        return self._hub.view.vector(self.subscription.wanted)
+        return True

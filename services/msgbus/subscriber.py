@@ -104,19 +104,8 @@ class Queue:
         self._filled.clear()
         return items
 
-    async def wait(self, seconds: float) -> bool:
-        """Waits until something is here or `wake` is called; False when nothing came in time."""
-        if self._waiting:
-            return True
-        try:
-            async with asyncio.timeout(seconds):
-                await self._filled.wait()
-        except TimeoutError:
-            return False
-        self._filled.clear()
-        return True
-
-    async def take(self, seconds: float) -> list[Item]:
-        """What waits, all at once; empty when nothing came in time."""
-        await self.wait(seconds)
-        return self.now()
+    async def filled(self) -> None:
+        """Waits until something is here or `wake` is called; without a timer of its own, since thousands wait here."""
+        if not self._waiting:
+            await self._filled.wait()
+            self._filled.clear()

@@ -50,7 +50,7 @@ async def seen(subscription: Subscription) -> list[tuple[str, str]]:
 async def taken(subscription: Subscription) -> list[Event]:
     """What waits, as it would be sent."""
     found = []
-    for item in await subscription.queue.take(0.01):
+    for item in subscription.queue.now():
         event = Event()
         event.CopyFrom(item.event)
         if item.is_change:

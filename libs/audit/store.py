@@ -6,9 +6,12 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from libs.audit.entry import Entry, above
+from libs.audit.entry import Entry, Outcome, above
 from libs.audit.redact import clean, cleaned
 from libs.pg import Record, Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source, Where
+from libs.pg.ordering import Part
 from libs.rpc.call import Scopes
 
 _COLUMNS = (
@@ -19,6 +22,28 @@ _INSERT = (
     f"insert into audit.events ({_COLUMNS})"
     " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"
     " on conflict (id) do nothing"  # a batch whose commit was in doubt is written again
+)
+
+SOURCE = Source(
+    select=f"select {_COLUMNS} from audit.events e",
+    filters={
+        "actor": "e.actor",
+        "method": "e.method",
+        "tenant": "e.tenant",
+        "outcome": Column("e.outcome", values=tuple(Outcome)),
+        "class": Column("e.class", values=("READ", "WRITE", "SENSITIVE")),
+        "code": "e.code",
+        "reason": "e.reason",
+        "trace_id": "e.trace_id",
+        "request_id": "e.request_id",
+        "resource": Column("e.resources", "texts"),
+        "address": "e.address",
+        "session": "e.session",
+        "time": Column("e.time", "time"),
+    },
+    orders={"time": (Part("e.time", "time", "time"),)},
+    key=(Part("e.id", "id", "uuid"),),
+    default="time desc",
 )
 
 
@@ -84,31 +109,15 @@ async def forget_requests(tx: Tx) -> int:
     return await tx.execute("delete from audit.requests where created < now() - interval '24 hours'")
 
 
-async def select(tx: Tx, scopes: Scopes, condition: str, args: Sequence[Any], limit: int) -> list[Record]:
-    """Records, newest first, of the scopes where the reader may read audit.
-
-    Args:
-        tx: where.
-        scopes: where the reader holds the permission.
-        condition: further SQL condition over `e`, whose parameters start at `$3`.
-        args: its arguments.
-        limit: most rows.
-    """
-    visible, scope_args = _visible(scopes)
-    return await tx.rows(
-        f"select {_COLUMNS} from audit.events e where {visible} and {condition} order by e.time desc, e.id desc limit {int(limit)}",
-        *scope_args, *args,
-    )  # fmt: skip
-
-
 async def get(tx: Tx, scopes: Scopes, id_: uuid.UUID) -> Record | None:
     """A record, when the reader may read it."""
-    visible, scope_args = _visible(scopes)
-    return await tx.row(f"select {_COLUMNS} from audit.events e where {visible} and e.id = $3", *scope_args, id_)
+    where = Where()
+    visible(where, scopes)
+    where.add("e.id = {}", id_)
+    return await tx.row(f"{SOURCE.select} where {where.sql}", *where.args)
 
 
-def _visible(scopes: Scopes) -> tuple[str, list[Any]]:
-    # both parameters are always there, so that what follows can count on its numbers
-    if scopes.everything:
-        return "($1::text[] is null and $2::text[] is null)", [None, None]
-    return "(e.scopes && $1::text[] or e.scope = any($2::text[]))", [sorted(scopes.trees), sorted(scopes.exact - {""})]
+def visible(where: Where, scopes: Scopes) -> None:
+    """Keeps the records of the scopes where the reader may read audit."""
+    if not scopes.everything:
+        where.add("e.scopes && {}::text[] or e.scope = any({}::text[])", sorted(scopes.trees), sorted(scopes.exact - {""}))

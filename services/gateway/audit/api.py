@@ -8,25 +8,13 @@ from google.protobuf.json_format import ParseDict
 
 from kubegems.audit.v1 import audit_event_pb2, audit_service_pb2
 from libs import pg
-from libs.audit import Outcome, store
-from libs.pg import filters
+from libs.audit import store
+from libs.pg import lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
 from services.gateway.audit.domain import event_id, event_name, missing
 
 _LIST, _GET = "audit.events.list", "audit.events.get"
-_FIELDS: dict[str, str | filters.Column] = {
-    "actor": "e.actor",
-    "method": "e.method",
-    "tenant": "e.tenant",
-    "outcome": filters.Column("e.outcome", values=tuple(Outcome)),
-    "class": filters.Column("e.class", values=("READ", "WRITE", "SENSITIVE")),
-    "trace_id": "e.trace_id",
-    "request_id": "e.request_id",
-    "resource": filters.Column("e.resources", "texts"),
-    "time": filters.Column("e.time", "time"),
-}
-_FIRST = 3  # parameters 1 and 2 say which scopes the reader may see
 
 
 class AuditService:
@@ -43,13 +31,11 @@ class AuditService:
         self, request: audit_service_pb2.ListAuditEventsRequest, call: Call
     ) -> audit_service_pb2.ListAuditEventsResponse:
         """A page of records, newest first."""
-        page = self._pages.open(call, request, order=("time", "id"))
-        condition, args = filters.parse(request.filter, _FIELDS, first_parameter=_FIRST)
-        behind, after = page.where(("e.time", "e.id"), first_parameter=_FIRST + len(args), descending=True)
-        tx = await pg.tx(call)
-        rows = await store.select(tx, call.caller.rights.scopes(_LIST), f"{condition} and {behind}", [*args, *after], page.limit)
-        kept, token = page.close(rows, key=lambda row: (row["time"], row["id"]))
-        return audit_service_pb2.ListAuditEventsResponse(audit_events=[_event(row) for row in kept], next_page_token=token)
+        where = lists.Where()
+        store.visible(where, call.caller.rights.scopes(_LIST))
+        found = await lists.read(await pg.tx(call), self._pages, call, request, source=store.SOURCE, where=where)
+        shown = [_event(row) for row in found.rows]
+        return audit_service_pb2.ListAuditEventsResponse(audit_events=shown, next_page_token=found.token)
 
     async def GetAuditEvent(self, request: audit_service_pb2.GetAuditEventRequest, call: Call) -> audit_event_pb2.AuditEvent:
         """One record."""

@@ -15,13 +15,13 @@ from libs import pg
 from libs.clock import Clock, SystemClock, new_id
 from libs.faults import AlreadyExists, Invalid, Precondition, Unavailable
 from libs.kube.principal import Principal as ServicePrincipal
-from libs.pg import Record, Tx
+from libs.pg import Record, Tx, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call, Caller
 from services.gateway.fleet import clusters_store, desired, health_store, kubeconfig, messages, removal
 from services.gateway.fleet.access_api import Links
 from services.gateway.fleet.joining import Joining
-from services.gateway.tenancy import listing, masks
+from services.gateway.tenancy import masks
 from services.gateway.tenancy.domain import names
 
 VIEW = "fleet.clusters.view"
@@ -99,12 +99,11 @@ class ClusterService:
     async def ListClusters(self, request: cluster_service_pb2.ListClustersRequest, call: Call) -> cluster_service_pb2.ListClustersResponse:
         """The clusters that the caller may see."""
         tx = await pg.tx(call)
-        where = listing.Where()
+        where = lists.Where()
         scopes = call.caller.rights.scopes("fleet.clusters.list")
         if not scopes.everything:
             where.add("('clusters/' || c.name) = ANY({}::text[])", sorted(scopes.exact | scopes.trees))
-        where.filter(request.filter, clusters_store.FILTERS)
-        found = await listing.read(tx, self._pages, call, request, source=clusters_store.SOURCE, where=where)
+        found = await lists.read(tx, self._pages, call, request, source=clusters_store.SOURCE, where=where)
         shown = [_message(call, row) for row in found.rows]
         return cluster_service_pb2.ListClustersResponse(clusters=shown, next_page_token=found.token, total_size=found.total)
 

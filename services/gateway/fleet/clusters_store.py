@@ -7,8 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from libs.faults import NotFound, Precondition
-from libs.pg import Record, Tx, filters
-from services.gateway.tenancy.listing import Source
+from libs.pg import Record, Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 
 STATE = (
     "CASE WHEN c.leaving THEN 'DELETING' WHEN c.online AND c.reasons <> '[]' THEN 'DEGRADED' WHEN c.online THEN 'ONLINE'"
@@ -24,13 +26,28 @@ _VIEW = (
 SOURCE = Source(
     select=_VIEW,
     tally=f"SELECT count(*){_FROM}",
-    orders={"name": (("c.name", "name"),), "create_time": (("c.created", "created"), ("c.uid", "uid"))},
+    filters={
+        "name": "'clusters/' || c.name",
+        "display_name": "c.display_name",
+        "state": Column(STATE, values=("WAITING", "JOINING", "ONLINE", "DEGRADED", "OFFLINE", "DELETING")),
+        "agent_version": "c.agent_version",
+        "paused": Column("c.paused", "bool"),
+        "create_time": Column("c.created", "time"),
+        "update_time": Column("c.updated", "time"),
+        "seen_time": Column("c.seen", "time", nullable=True),
+    },
+    orders={
+        "name": (Part("c.name", "name"),),
+        "display_name": (Part("c.display_name", "display_name"),),
+        "state": (Part(STATE, "state"),),
+        "agent_version": (Part("c.agent_version", "agent_version"),),
+        "create_time": (Part("c.created", "created", "time"),),
+        "update_time": (Part("c.updated", "updated", "time"),),
+        "seen_time": (Part("c.seen", "seen", "time", nullable=True),),
+    },
+    key=(Part("c.name", "name"),),
+    default="name",
 )
-FILTERS: dict[str, str | filters.Column] = {
-    "name": "'clusters/' || c.name",
-    "display_name": "c.display_name",
-    "state": filters.Column(STATE, values=("WAITING", "JOINING", "ONLINE", "DEGRADED", "OFFLINE", "DELETING")),
-}
 
 
 class ClusterLeaving(Precondition):

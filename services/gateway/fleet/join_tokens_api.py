@@ -14,11 +14,11 @@ from libs.clock import Clock
 from libs.crypt.ca import Authority
 from libs.faults import NotFound
 from libs.kube import manifest
+from libs.pg import lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
 from services.gateway.fleet import clusters_store, domain, join_tokens_store, joining, messages
 from services.gateway.fleet.joining import Joining
-from services.gateway.tenancy import listing
 from services.gateway.tenancy.domain import names
 
 
@@ -69,9 +69,9 @@ class JoinTokenService:
         (cluster,) = names.parts(request.parent)
         tx = await pg.tx(call)
         uid = (await clusters_store.get(tx, cluster))["uid"]
-        where = listing.Where()
+        where = lists.Where()
         where.add("j.cluster_uid = {}", uid)
-        found = await listing.read(tx, self._pages, call, request, source=join_tokens_store.SOURCE, where=where)
+        found = await lists.read(tx, self._pages, call, request, source=join_tokens_store.SOURCE, where=where)
         now = self._clock.now()
         shown = [messages.join_token(cluster, row, domain.state(row, now)) for row in found.rows]
         return join_token_service_pb2.ListJoinTokensResponse(join_tokens=shown, next_page_token=found.token)

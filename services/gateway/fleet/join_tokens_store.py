@@ -6,14 +6,25 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.pg import Record, Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 from services.gateway.fleet.domain import Token
-from services.gateway.tenancy.listing import Source
 
 SOURCE = Source(
     select="SELECT j.id, j.cluster_uid, j.created, j.expires, j.used, j.revoked FROM fleet.join_tokens j",
-    tally="SELECT count(*) FROM fleet.join_tokens j",
-    orders={"create_time": (("j.created", "created"), ("j.id", "id"))},
-    descending=True,
+    filters={
+        "create_time": Column("j.created", "time"),
+        "expire_time": Column("j.expires", "time"),
+        "use_time": Column("j.used", "time", nullable=True),
+    },
+    orders={
+        "create_time": (Part("j.created", "created", "time"),),
+        "expire_time": (Part("j.expires", "expires", "time"),),
+        "use_time": (Part("j.used", "used", "time", nullable=True),),
+    },
+    key=(Part("j.id", "id"),),
+    default="create_time desc",
 )
 
 

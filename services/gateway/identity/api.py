@@ -12,8 +12,7 @@ from kubegems.identity.v1 import user_service_pb2 as pb
 from libs import pg
 from libs.clock import Clock, new_id
 from libs.faults import Invalid, PermissionDenied
-from libs.pg import filters
-from libs.pg.filters import Column
+from libs.pg import lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
 from services.gateway.identity import domain, store, wire
@@ -26,15 +25,6 @@ __all__ = ["SessionService", "UserService"]
 
 _SET_ROLE = "identity.users.setRole"
 _CHANGEABLE = ("display_name", "email", "platform_role")
-_FILTERS = {
-    "name": Column("'users/' || u.username"),
-    "display_name": Column("u.display_name"),
-    "email": Column("u.email"),
-    "state": Column("u.state", values=tuple(UserState)),
-    "platform_role": Column("u.platform_role", values=tuple(PlatformRole)),
-    "create_time": Column("u.created", "time"),
-}
-_ORDERS = {"name": ("u.username",), "create_time": ("u.created", "u.uid")}
 
 
 class UserService:
@@ -75,16 +65,11 @@ class UserService:
 
     async def ListUsers(self, request: pb.ListUsersRequest, call: Call) -> pb.ListUsersResponse:
         """A page of users."""
-        tx = await pg.tx(call)
-        columns, descending = _order(request.order_by)
-        where, args = filters.parse(request.filter, _FILTERS)
-        page = self._pages.open(call, request, order=columns)
-        after, more = page.where(columns, first_parameter=len(args) + 1, descending=descending)
-        order = ", ".join(f"{column}{' DESC' if descending else ''}" for column in columns)
-        rows = await store.list_users(tx, f"{where} AND {after}", [*args, *more], order, page.limit)
-        users, token = page.close(rows, key=lambda u: (u.username,) if len(columns) == 1 else (u.created, u.uid))
-        total = await store.count_users(tx, where, args)
-        return pb.ListUsersResponse(users=[wire.user_message(u) for u in users], next_page_token=token, total_size=total)
+        where = lists.Where()
+        where.add("u.kind = 'PERSON'")
+        found = await lists.read(await pg.tx(call), self._pages, call, request, source=store.USERS, where=where)
+        shown = [wire.user_message(store.user_of(row)) for row in found.rows]
+        return pb.ListUsersResponse(users=shown, next_page_token=found.token, total_size=found.total)
 
     async def UpdateUser(self, request: pb.UpdateUserRequest, call: Call) -> user_pb2.User:
         """Changes display name, mail address or platform role."""
@@ -169,11 +154,3 @@ def _check_role_change(username: str, call: Call) -> None:
             f"only a platform admin may change the platform role of users/{username} (needs {_SET_ROLE})",
             metadata={"permission": _SET_ROLE, "scope": ""},
         )
-
-
-def _order(text: str) -> tuple[tuple[str, ...], bool]:
-    """Columns, and whether they fall."""
-    name, _, direction = text.strip().partition(" ")
-    if (name or "name") not in _ORDERS or direction.strip() not in ("", "desc"):
-        raise Invalid.one("order_by", f"`{text}` is not an order; `name` and `create_time` are, each with an optional ` desc`")
-    return _ORDERS[name or "name"], bool(direction)

@@ -11,6 +11,7 @@ from kubegems.identity.v1 import api_key_service_pb2 as pb
 from libs import pg
 from libs.clock import Clock, new_id
 from libs.faults import Invalid, Precondition
+from libs.pg import lists
 from libs.pg.paging import Pages
 from libs.rpc.authorisation import missing
 from libs.rpc.call import Call
@@ -70,11 +71,11 @@ class ApiKeyService:
         """An owner's keys, newest first; NotFound for the owner."""
         tx, now = await pg.tx(call), self._clock.now()
         owner = await owners.get(tx, request.parent)
-        page = self._pages.open(call, request, order=("created", "id"))
-        where, args = page.where(("k.created", "k.id"), first_parameter=2, descending=True)
-        rows = await store.listed(tx, owner.uid, where=where, args=args, limit=page.limit)
-        keys, token = page.close(rows, key=lambda k: (k.created, k.id))
-        return pb.ListApiKeysResponse(api_keys=[_message(owner, key, now) for key in keys], next_page_token=token)
+        where = lists.Where()
+        where.add("k.user_uid = {} AND k.revoked IS NULL", owner.uid)
+        found = await lists.read(tx, self._pages, call, request, source=store.SOURCE, where=where)
+        shown = [_message(owner, store.from_row(row), now) for row in found.rows]
+        return pb.ListApiKeysResponse(api_keys=shown, next_page_token=found.token)
 
     async def DeleteApiKey(self, request: pb.DeleteApiKeyRequest, call: Call) -> Empty:
         """Takes a key back; NotFound."""

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from libs.faults import AlreadyExists
 from libs.pg import Record, Tx, UniqueViolation
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 from services.gateway.identity.api_key_domain import ApiKey, Limits
 
 KEPT = timedelta(days=30)  # after its end, for those who ask why a pipeline stopped
 _COLUMNS = (
     "k.id, k.user_uid, k.key, k.display_name, k.permissions, k.read_only, k.scope, k.created, k.expires, k.last_use, k.last_use_address"
+)
+
+SOURCE = Source(
+    select=f"SELECT {_COLUMNS} FROM identity.api_keys k",
+    filters={
+        "key": "k.key",
+        "display_name": "k.display_name",
+        "read_only": Column("k.read_only", "bool"),
+        "scope": "k.scope",
+        "permissions": Column("k.permissions", "texts"),
+        "create_time": Column("k.created", "time"),
+        "expire_time": Column("k.expires", "time"),
+        "last_use_time": Column("k.last_use", "time", nullable=True),
+        "last_use_address": "k.last_use_address",
+    },
+    orders={
+        "create_time": (Part("k.created", "created", "time"),),
+        "key": (Part("k.key", "key"),),
+        "display_name": (Part("k.display_name", "display_name"),),
+        "expire_time": (Part("k.expires", "expires", "time"),),
+        "last_use_time": (Part("k.last_use", "last_use", "time", nullable=True),),
+    },
+    key=(Part("k.id", "id", "uuid"),),
+    default="create_time desc",
 )
 
 
@@ -39,16 +65,7 @@ async def insert(tx: Tx, key: ApiKey, hash_: bytes, name: str) -> None:
 async def get(tx: Tx, owner: UUID, key: str) -> ApiKey | None:
     """A key of an owner."""
     row = await tx.row(f"SELECT {_COLUMNS} FROM identity.api_keys k WHERE k.user_uid = $1 AND k.key = $2 AND k.revoked IS NULL", owner, key)
-    return _key(row) if row else None
-
-
-async def listed(tx: Tx, owner: UUID, *, where: str, args: Sequence[Any], limit: int) -> list[ApiKey]:
-    """An owner's keys, newest first; `where` is a condition over `k` whose parameters start at $2."""
-    sql = (
-        f"SELECT {_COLUMNS} FROM identity.api_keys k WHERE k.user_uid = $1 AND k.revoked IS NULL AND {where}"
-        f" ORDER BY k.created DESC, k.id DESC LIMIT ${len(args) + 2}"
-    )
-    return [_key(row) for row in await tx.rows(sql, owner, *args, limit)]
+    return from_row(row) if row else None
 
 
 async def count(tx: Tx, owner: UUID, now: datetime) -> int:
@@ -75,7 +92,8 @@ async def purge(tx: Tx, now: datetime) -> None:
     await tx.execute("DELETE FROM identity.api_keys WHERE expires < $1 OR revoked < $1", now - KEPT)
 
 
-def _key(row: Record) -> ApiKey:
+def from_row(row: Record) -> ApiKey:
+    """From a row of SOURCE."""
     return ApiKey(
         id=row["id"],
         user_uid=row["user_uid"],

@@ -12,7 +12,7 @@ from kubegems.identity.v1 import service_account_service_pb2 as pb
 from libs import pg
 from libs.clock import Clock, new_id
 from libs.faults import Invalid
-from libs.pg import Tx
+from libs.pg import Tx, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
 from services.gateway.identity import domain, escalation, owners, wire
@@ -61,13 +61,13 @@ class ServiceAccountService:
         tenant, project = (*names.parts(request.parent), "")[:2]
         tx = await pg.tx(call)
         await _there(tx, [tenant, project] if project else [tenant])
-        page = self._pages.open(call, request, order=("account",))
-        where, args = page.where(("u.account",), first_parameter=3)
-        rows = await store.listed(tx, tenant, project, where=where, args=args, limit=page.limit)
-        accounts, token = page.close(rows, key=lambda a: (a.account,))
+        where = lists.Where()
+        where.add("u.kind = 'SERVICE_ACCOUNT' AND u.owner_tenant = {} AND u.owner_project = {}", tenant, project)
+        found = await lists.read(tx, self._pages, call, request, source=store.SOURCE, where=where)
+        accounts = [owners.owner(row) for row in found.rows]
         held = await store.memberships(tx, [a.uid for a in accounts])
         shown = [_message(a, held[a.uid]) for a in accounts]
-        return pb.ListServiceAccountsResponse(service_accounts=shown, next_page_token=token)
+        return pb.ListServiceAccountsResponse(service_accounts=shown, next_page_token=found.token)
 
     async def UpdateServiceAccount(self, request: pb.UpdateServiceAccountRequest, call: Call) -> service_account_pb2.ServiceAccount:
         """Changes display name, roles, or whether it is disabled; NotFound, Stale, Escalation."""

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from libs.faults import AlreadyExists
 from libs.pg import Tx, UniqueViolation
-from services.gateway.identity import owners
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 from services.gateway.identity.owners import Owner
 from services.gateway.identity.rights import Membership
 from services.gateway.tenancy import members_store
 
 _COLUMNS = "u.uid, u.username, u.display_name, u.state, u.kind, u.owner_tenant, u.owner_project, u.account, u.version, u.created, u.updated"
 _NO_PASSWORD = "!"  # noqa: S105 -- no hash, so that no password is right; sign-in does not look at accounts either
+
+SOURCE = Source(
+    select=f"SELECT {_COLUMNS} FROM identity.users u",
+    filters={
+        "account": "u.account",
+        "username": "u.username",
+        "display_name": "u.display_name",
+        "disabled": Column("u.state = 'DISABLED'", "bool"),
+        "create_time": Column("u.created", "time"),
+        "update_time": Column("u.updated", "time"),
+    },
+    orders={
+        "account": (Part("u.account", "account"),),
+        "display_name": (Part("u.display_name", "display_name"),),
+        "create_time": (Part("u.created", "created", "time"),),
+        "update_time": (Part("u.updated", "updated", "time"),),
+    },
+    key=(Part("u.account", "account"),),
+    default="account",
+)
 
 
 async def insert(tx: Tx, account: Owner) -> None:
@@ -45,15 +66,6 @@ async def delete(tx: Tx, uid: UUID) -> None:
     """Removes an account with its roles; its keys go with it, its user name is burnt."""
     await tx.execute("DELETE FROM tenancy.members WHERE user_uid = $1", uid)
     await tx.execute("DELETE FROM identity.users WHERE uid = $1", uid)
-
-
-async def listed(tx: Tx, tenant: str, project: str, *, where: str, args: Sequence[Any], limit: int) -> list[Owner]:
-    """Accounts of one owner by name; `where` is a condition over `u` whose parameters start at $3."""
-    sql = (
-        f"SELECT {_COLUMNS} FROM identity.users u WHERE u.kind = 'SERVICE_ACCOUNT' AND u.owner_tenant = $1 AND u.owner_project = $2"
-        f" AND {where} ORDER BY u.account LIMIT ${len(args) + 3}"
-    )
-    return [owners.owner(row) for row in await tx.rows(sql, tenant, project, *args, limit)]
 
 
 async def memberships(tx: Tx, uids: Iterable[UUID]) -> dict[UUID, list[Membership]]:

@@ -10,7 +10,7 @@ from kubegems.identity.v1 import session_service_pb2 as pb
 from libs import log, pg
 from libs.clock import Clock, new_id
 from libs.faults import Unauthenticated
-from libs.pg import Database
+from libs.pg import Database, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call, Caller, Kind
 from services.gateway.identity import domain, store, wire
@@ -76,12 +76,12 @@ class SessionService:
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> pb.ListSessionsResponse:
         """A user's live sessions, newest first."""
         tx = await pg.tx(call)
-        page = self._pages.open(call, request, order=("created", "id"))
-        where, args = page.where(("s.created", "s.id"), first_parameter=3, descending=True)
         user = await store.get_user(tx, wire.username_of(request.parent))
-        rows = await store.list_sessions(tx, user.username, self._clock.now(), where=where, args=args, limit=page.limit)
-        sessions, token = page.close(rows, key=lambda s: (s.created, s.id))
-        return pb.ListSessionsResponse(sessions=[wire.session_message(s) for s in sessions], next_page_token=token)
+        where = lists.Where()
+        where.add("s.user_uid = {} AND s.ended IS NULL AND s.expires > {}", user.uid, self._clock.now())
+        found = await lists.read(tx, self._pages, call, request, source=store.SESSIONS, where=where)
+        shown = [wire.session_message(store.session_of(row)) for row in found.rows]
+        return pb.ListSessionsResponse(sessions=shown, next_page_token=found.token)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, call: Call) -> Empty:
         """Signs out; tokens and streams of the session end within a second."""

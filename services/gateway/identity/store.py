@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from libs.faults import AlreadyExists, NotFound
 from libs.pg import Record, Tx, UniqueViolation
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 from libs.rpc.authorisation import missing
 from services.gateway.identity import domain
 from services.gateway.identity.domain import PlatformRole, Session, User, UserState
 
 _USER = "u.uid, u.username, u.display_name, u.email, u.state, u.platform_role, u.version, u.created, u.updated"
 _SESSION = "s.id, s.user_uid, u.username, s.created, s.expires, s.refreshed, s.address, s.user_agent"
+USERS = Source(
+    select=f"SELECT {_USER} FROM identity.users u",
+    tally="SELECT count(*) FROM identity.users u",
+    filters={
+        "name": "'users/' || u.username",
+        "display_name": "u.display_name",
+        "email": "u.email",
+        "state": Column("u.state", values=tuple(UserState)),
+        "platform_role": Column("u.platform_role", values=tuple(PlatformRole)),
+        "create_time": Column("u.created", "time"),
+        "update_time": Column("u.updated", "time"),
+    },
+    orders={
+        "name": (Part("u.username", "username"),),
+        "display_name": (Part("u.display_name", "display_name"),),
+        "email": (Part("u.email", "email"),),
+        "state": (Part("u.state", "state"),),
+        "platform_role": (Part("u.platform_role", "platform_role"),),
+        "create_time": (Part("u.created", "created", "time"), Part("u.uid", "uid", "uuid")),
+        "update_time": (Part("u.updated", "updated", "time"),),
+    },
+    key=(Part("u.username", "username"),),
+    default="name",
+)
+SESSIONS = Source(
+    select=f"SELECT {_SESSION} FROM identity.sessions s JOIN identity.users u ON u.uid = s.user_uid",
+    filters={
+        "create_time": Column("s.created", "time"),
+        "expire_time": Column("s.expires", "time"),
+        "refresh_time": Column("s.refreshed", "time"),
+        "address": "s.address",
+        "user_agent": "s.user_agent",
+    },
+    orders={
+        "create_time": (Part("s.created", "created", "time"),),
+        "expire_time": (Part("s.expires", "expires", "time"),),
+        "refresh_time": (Part("s.refreshed", "refreshed", "time"),),
+        "address": (Part("s.address", "address"),),
+    },
+    key=(Part("s.id", "id", "uuid"),),
+    default="create_time desc",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +82,13 @@ async def insert_user(tx: Tx, user: User, password_hash: str) -> User:
         raise AlreadyExists(
             f"the name `{user.username}` is or was taken; names are never given out again", metadata={"name": f"users/{user.username}"}
         )
-    return _user(row)
+    return user_of(row)
 
 
 async def find_user(tx: Tx, username: str) -> User | None:
     """The user of a name, or None."""
     row = await tx.row(f"SELECT {_USER} FROM identity.users u WHERE u.username = $1", username)
-    return _user(row) if row else None
+    return user_of(row) if row else None
 
 
 async def get_user(tx: Tx, username: str, *, lock: bool = False) -> User:
@@ -54,7 +97,7 @@ async def get_user(tx: Tx, username: str, *, lock: bool = False) -> User:
     row = await tx.row(f"SELECT {_USER} FROM identity.users u WHERE u.username = $1{suffix}", username)
     if row is None:
         raise no_such_user(username)
-    return _user(row)
+    return user_of(row)
 
 
 def no_such_user(username: str) -> NotFound:
@@ -62,22 +105,11 @@ def no_such_user(username: str) -> NotFound:
     return missing(f"users/{username}")
 
 
-async def list_users(tx: Tx, where: str, args: Sequence[Any], order: str, limit: int) -> list[User]:
-    """People that match a condition over `u`, in an order over `u`; both are SQL text of ours."""
-    sql = f"SELECT {_USER} FROM identity.users u WHERE u.kind = 'PERSON' AND ({where}) ORDER BY {order} LIMIT ${len(args) + 1}"
-    return [_user(row) for row in await tx.rows(sql, *args, limit)]
-
-
-async def count_users(tx: Tx, where: str, args: Sequence[Any]) -> int:
-    """How many people match."""
-    return int(await tx.value(f"SELECT count(*) FROM identity.users u WHERE u.kind = 'PERSON' AND ({where})", *args))
-
-
 async def update_user(tx: Tx, user: User, now: datetime) -> User:
     """Writes what can be changed; raises the version."""
     row = await tx.row(_UPDATE_USER, user.uid, user.display_name, user.email, user.state.value, user.platform_role.value, now)
     assert row is not None, "the caller holds the row's lock"
-    return _user(row)
+    return user_of(row)
 
 
 async def lock_active_admins(tx: Tx) -> frozenset[UUID]:
@@ -92,7 +124,7 @@ async def credentials(tx: Tx, username: str, *, lock: bool = False) -> Credentia
     row = await tx.row(
         f"SELECT {_USER}, u.password_hash FROM identity.users u WHERE u.username = $1 AND u.kind = 'PERSON'{suffix}", username
     )
-    return Credentials(_user(row), row["password_hash"]) if row else None
+    return Credentials(user_of(row), row["password_hash"]) if row else None
 
 
 async def set_password(tx: Tx, uid: UUID, password_hash: str, now: datetime) -> None:
@@ -129,7 +161,7 @@ async def use_refresh(tx: Tx, refresh_hash: bytes, now: datetime) -> UUID | None
 async def session_of_used(tx: Tx, refresh_hash: bytes) -> Session | None:
     """The live session of a refresh token that was used before."""
     row = await tx.row(_SESSION_OF_USED, refresh_hash)
-    return _session(row) if row else None
+    return session_of(row) if row else None
 
 
 async def renew_session(tx: Tx, session: UUID, now: datetime) -> Session | None:
@@ -138,17 +170,7 @@ async def renew_session(tx: Tx, session: UUID, now: datetime) -> Session | None:
     if created is None:
         return None
     row = await tx.row(_RENEW_SESSION, session, now, domain.session_expiry(created, now))
-    return _session(row) if row else None
-
-
-async def list_sessions(tx: Tx, username: str, now: datetime, *, where: str, args: Sequence[Any], limit: int) -> list[Session]:
-    """A user's live sessions, newest first; `where` is a condition over `s` whose parameters start at $3."""
-    sql = (
-        f"SELECT {_SESSION} FROM identity.sessions s JOIN identity.users u ON u.uid = s.user_uid"
-        f" WHERE u.username = $1 AND s.ended IS NULL AND s.expires > $2 AND {where}"
-        f" ORDER BY s.created DESC, s.id DESC LIMIT ${len(args) + 3}"
-    )
-    return [_session(row) for row in await tx.rows(sql, username, now, *args, limit)]
+    return session_of(row) if row else None
 
 
 async def end_session(tx: Tx, session: UUID, now: datetime, *, username: str | None = None) -> bool:
@@ -198,7 +220,8 @@ async def purge(tx: Tx, now: datetime) -> None:
     await tx.execute("DELETE FROM identity.sessions WHERE expires < $1", now - domain.SESSION_LIFETIME)
 
 
-def _user(row: Record) -> User:
+def user_of(row: Record) -> User:
+    """From a row of USERS."""
     return User(
         uid=row["uid"],
         username=row["username"],
@@ -212,7 +235,8 @@ def _user(row: Record) -> User:
     )
 
 
-def _session(row: Record) -> Session:
+def session_of(row: Record) -> Session:
+    """From a row of SESSIONS."""
     return Session(
         id=row["id"],
         user_uid=row["user_uid"],

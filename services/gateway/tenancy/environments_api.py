@@ -11,11 +11,11 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from kubegems.tenancy.v1 import environment_pb2, environment_service_pb2
 from libs import clock, pg
 from libs.faults import Invalid, NotFound, Precondition
-from libs.pg import Record, Tx
+from libs.pg import Record, Tx, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
 from services.gateway.fleet import clusters_store, desired
-from services.gateway.tenancy import derive, environments_store, events, listing, masks, messages, missing, parents, quotas_store
+from services.gateway.tenancy import derive, environments_store, events, masks, messages, missing, parents, quotas_store
 from services.gateway.tenancy import environments_input as given
 from services.gateway.tenancy.domain import names, namespaces, quotas
 
@@ -69,14 +69,13 @@ class EnvironmentService:
         tx = await pg.tx(call)
         scopes = call.caller.rights.scopes(LIST)
         await parents.seen(tx, scopes, tenant, project)
-        where = listing.Where()
+        where = lists.Where()
         if tenant != names.ANY:
             where.add("e.tenant = {}", tenant)
         if project != names.ANY:
             where.add("e.project = {}", project)
         where.within(scopes, "e.tenant", environments_store.NAME)
-        where.filter(request.filter, environments_store.FILTERS)
-        found = await listing.read(tx, self._pages, call, request, source=environments_store.SOURCE, where=where)
+        found = await lists.read(tx, self._pages, call, request, source=environments_store.SOURCE, where=where)
         shown = [_message(call, row) for row in found.rows]
         return environment_service_pb2.ListEnvironmentsResponse(environments=shown, next_page_token=found.token, total_size=found.total)
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from libs.pg import Record, Tx, filters
+from libs.pg import Record, Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 from services.gateway.tenancy import missing
 from services.gateway.tenancy.domain import names
-from services.gateway.tenancy.listing import Source
 
 _COLUMNS = (
     "e.uid, e.tenant, e.project, e.name, e.cluster_uid, e.namespace, e.adopt_namespace, e.display_name, e.description, e.quota,"
@@ -31,20 +33,35 @@ _FROM = (
     " ON s.cluster_uid = e.cluster_uid AND s.kind = 'Environment' AND s.name = e.namespace AND s.uid = e.uid"
 )
 NAME = "'tenants/' || e.tenant || '/projects/' || e.project || '/environments/' || e.name"
+_KEY = (Part("e.tenant", "tenant"), Part("e.project", "project"), Part("e.name", "name"))
 SOURCE = Source(
     select=f"SELECT {_COLUMNS}, c.name AS cluster, c.online, c.confirmation_needed, s.state AS reported_state, s.reason, s.message,"
     f" s.conditions, s.used, s.hard, s.reported, {_SHOWN} AS shown_state{_FROM}",
     tally=f"SELECT count(*){_FROM}",
-    orders={
-        "name": (("e.tenant", "tenant"), ("e.project", "project"), ("e.name", "name")),
-        "create_time": (("e.created", "created"), ("e.uid", "uid")),
+    filters={
+        "name": NAME,
+        "display_name": "e.display_name",
+        "cluster": "'clusters/' || c.name",
+        "namespace": "e.namespace",
+        "state": Column(_SHOWN, values=("PENDING", "READY", "DEGRADED", "UNKNOWN", "DELETING")),
+        "isolated": Column("e.isolated", "bool"),
+        "create_time": Column("e.created", "time"),
+        "update_time": Column("e.updated", "time"),
+        "report_time": Column("s.reported", "time", nullable=True),
     },
+    orders={
+        "name": _KEY,
+        "display_name": (Part("e.display_name", "display_name"),),
+        "cluster": (Part("c.name", "cluster"),),
+        "namespace": (Part("e.namespace", "namespace"),),
+        "state": (Part(_SHOWN, "shown_state"),),
+        "create_time": (Part("e.created", "created", "time"),),
+        "update_time": (Part("e.updated", "updated", "time"),),
+        "report_time": (Part("s.reported", "reported", "time", nullable=True),),
+    },
+    key=_KEY,
+    default="name",
 )
-FILTERS: dict[str, str | filters.Column] = {
-    "name": NAME,
-    "display_name": "e.display_name",
-    "state": filters.Column(_SHOWN, values=("PENDING", "READY", "DEGRADED", "UNKNOWN", "DELETING")),
-}
 
 
 async def get(tx: Tx, tenant: str, project: str, environment: str, *, lock: bool = False) -> Record:

@@ -9,7 +9,7 @@ from google.protobuf import empty_pb2
 from kubegems.tenancy.v1 import member_pb2, member_service_pb2
 from libs import pg
 from libs.faults import NotFound
-from libs.pg import Record, Tx
+from libs.pg import Record, Tx, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
 from services.gateway.identity import escalation
@@ -17,7 +17,6 @@ from services.gateway.identity.rights import Membership
 from services.gateway.tenancy import (
     environments_store,
     events,
-    listing,
     members_store,
     messages,
     missing,
@@ -44,9 +43,9 @@ class MemberService:
         parts = names.parts(request.parent)
         tx = await pg.tx(call)
         await _level(tx, parts)
-        where = listing.Where()
+        where = lists.Where()
         where.add("m.tenant = {} AND m.project = {} AND m.environment = {}", *members_store.at(parts))
-        found = await listing.read(tx, self._pages, call, request, source=members_store.SOURCE, where=where)
+        found = await lists.read(tx, self._pages, call, request, source=members_store.SOURCE, where=where)
         shown = [messages.member(row) for row in found.rows]
         return member_service_pb2.ListMembersResponse(members=shown, next_page_token=found.token, total_size=found.total)
 

@@ -5,13 +5,28 @@ from __future__ import annotations
 from uuid import UUID
 
 from libs.pg import Record, Tx
-from services.gateway.tenancy.listing import Source
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 
 SOURCE = Source(
     select="SELECT u.username, u.display_name, m.tenant, m.project, m.environment, m.role, m.created FROM tenancy.members m"
     " JOIN identity.users u ON u.uid = m.user_uid",
     tally="SELECT count(*) FROM tenancy.members m JOIN identity.users u ON u.uid = m.user_uid",
-    orders={"user": (("u.username", "username"),)},
+    filters={
+        "user": "'users/' || u.username",
+        "display_name": "u.display_name",
+        "role": Column("upper(m.role)", values=("ADMIN", "OPS", "DEV", "TEST", "MEMBER", "OPERATOR", "READER")),
+        "create_time": Column("m.created", "time"),
+    },
+    orders={
+        "user": (Part("u.username", "username"),),
+        "display_name": (Part("u.display_name", "display_name"),),
+        "role": (Part("m.role", "role"),),
+        "create_time": (Part("m.created", "created", "time"),),
+    },
+    key=(Part("u.username", "username"),),
+    default="user",
 )
 _AT = "m.tenant = $1 AND m.project = $2 AND m.environment = $3"
 

@@ -7,10 +7,10 @@ from typing import Any
 from kubegems.tenancy.v1 import project_pb2, project_service_pb2
 from libs import clock, pg
 from libs.faults import PermissionDenied, Precondition
-from libs.pg import Record, Tx
+from libs.pg import Record, Tx, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
-from services.gateway.tenancy import derive, events, listing, masks, messages, missing, parents, projects_store, settle
+from services.gateway.tenancy import derive, events, masks, messages, missing, parents, projects_store, settle
 from services.gateway.tenancy.domain import names
 
 _FIELDS = ("display_name", "description", "isolated")
@@ -53,12 +53,11 @@ class ProjectService:
         tx = await pg.tx(call)
         scopes = call.caller.rights.scopes(LIST)
         await parents.seen(tx, scopes, tenant)
-        where = listing.Where()
+        where = lists.Where()
         if tenant != names.ANY:
             where.add("p.tenant = {}", tenant)
         where.within(scopes, "p.tenant", projects_store.NAME)
-        where.filter(request.filter, projects_store.FILTERS)
-        found = await listing.read(tx, self._pages, call, request, source=projects_store.SOURCE, where=where)
+        found = await lists.read(tx, self._pages, call, request, source=projects_store.SOURCE, where=where)
         shown = [_message(call, row) for row in found.rows]
         return project_service_pb2.ListProjectsResponse(projects=shown, next_page_token=found.token, total_size=found.total)
 

@@ -5,26 +5,37 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from libs.pg import Record, Tx, filters
+from libs.pg import Record, Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 from services.gateway.tenancy import missing
 from services.gateway.tenancy.domain import names
-from services.gateway.tenancy.listing import Source
 
 _COLUMNS = "p.uid, p.tenant, p.name, p.display_name, p.description, p.state, p.isolated, p.version, p.created, p.updated"
 NAME = "'tenants/' || p.tenant || '/projects/' || p.name"
+_KEY = (Part("p.tenant", "tenant"), Part("p.name", "name"))
 SOURCE = Source(
     select=f"SELECT {_COLUMNS} FROM tenancy.projects p",
     tally="SELECT count(*) FROM tenancy.projects p",
-    orders={
-        "name": (("p.tenant", "tenant"), ("p.name", "name")),
-        "create_time": (("p.created", "created"), ("p.uid", "uid")),
+    filters={
+        "name": NAME,
+        "display_name": "p.display_name",
+        "state": Column("p.state", values=("ACTIVE", "DELETING")),
+        "isolated": Column("p.isolated", "bool"),
+        "create_time": Column("p.created", "time"),
+        "update_time": Column("p.updated", "time"),
     },
+    orders={
+        "name": _KEY,
+        "display_name": (Part("p.display_name", "display_name"),),
+        "state": (Part("p.state", "state"),),
+        "create_time": (Part("p.created", "created", "time"),),
+        "update_time": (Part("p.updated", "updated", "time"),),
+    },
+    key=_KEY,
+    default="name",
 )
-FILTERS: dict[str, str | filters.Column] = {
-    "name": NAME,
-    "display_name": "p.display_name",
-    "state": filters.Column("p.state", values=("ACTIVE", "DELETING")),
-}
 
 
 async def get(tx: Tx, tenant: str, project: str, *, lock: str = "") -> Record:

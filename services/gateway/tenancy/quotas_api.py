@@ -7,11 +7,11 @@ from google.protobuf import empty_pb2
 from kubegems.tenancy.v1 import quota_pb2, quota_service_pb2
 from libs import pg
 from libs.faults import Invalid, Precondition, Stale
-from libs.pg import Record, Tx
+from libs.pg import Record, Tx, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
 from services.gateway.fleet import clusters_store
-from services.gateway.tenancy import derive, environments_store, events, listing, messages, missing, parents, quotas_store, tenants_store
+from services.gateway.tenancy import derive, environments_store, events, messages, missing, parents, quotas_store, tenants_store
 from services.gateway.tenancy.domain import names, quotas
 
 
@@ -40,9 +40,9 @@ class QuotaService:
         (tenant,) = names.parts(request.parent)
         tx = await pg.tx(call)
         await tenants_store.get(tx, tenant)
-        where = listing.Where()
+        where = lists.Where()
         where.add("q.tenant = {}", tenant)
-        found = await listing.read(tx, self._pages, call, request, source=quotas_store.SOURCE, where=where)
+        found = await lists.read(tx, self._pages, call, request, source=quotas_store.SOURCE, where=where)
         shown = [await _message(tx, row) for row in found.rows]
         return quota_service_pb2.ListTenantQuotasResponse(quotas=shown, next_page_token=found.token)
 

@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from libs.pg import Record, Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 from services.gateway.tenancy import missing
-from services.gateway.tenancy.listing import Source
 
 SOURCE = Source(
     select="SELECT q.tenant, q.cluster_uid, q.hard, q.version, q.updated, c.name AS cluster, s.used FROM tenancy.quotas q"
     " JOIN fleet.clusters c ON c.uid = q.cluster_uid"
     " LEFT JOIN fleet.statuses s ON s.cluster_uid = q.cluster_uid AND s.kind = 'TenantResourceQuota' AND s.name = q.tenant",
-    tally="SELECT count(*) FROM tenancy.quotas q",
-    orders={"cluster": (("c.name", "cluster"),)},
+    filters={"cluster": "'clusters/' || c.name", "update_time": Column("q.updated", "time")},
+    orders={"cluster": (Part("c.name", "cluster"),), "update_time": (Part("q.updated", "updated", "time"),)},
+    key=(Part("c.name", "cluster"),),
+    default="cluster",
 )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from kubegems.tenancy.v1 import tenant_pb2, tenant_service_pb2
 from libs import clock, pg
 from libs.faults import Invalid, Precondition
-from libs.pg import Record, Tx
+from libs.pg import Record, Tx, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
-from services.gateway.tenancy import derive, events, listing, masks, messages, missing, parents, settle, tenants_store
+from services.gateway.tenancy import derive, events, masks, messages, missing, parents, settle, tenants_store
 from services.gateway.tenancy.domain import names, namespaces
 
 _FIELDS = ("display_name", "description", "isolated")
@@ -47,10 +47,9 @@ class TenantService:
     async def ListTenants(self, request: tenant_service_pb2.ListTenantsRequest, call: Call) -> tenant_service_pb2.ListTenantsResponse:
         """The tenants that the caller may see."""
         tx = await pg.tx(call)
-        where = listing.Where()
+        where = lists.Where()
         where.within(call.caller.rights.scopes("tenancy.tenants.list"), "t.name", tenants_store.NAME)
-        where.filter(request.filter, tenants_store.FILTERS)
-        found = await listing.read(tx, self._pages, call, request, source=tenants_store.SOURCE, where=where)
+        found = await lists.read(tx, self._pages, call, request, source=tenants_store.SOURCE, where=where)
         shown = [await _message(tx, call, row) for row in found.rows]
         return tenant_service_pb2.ListTenantsResponse(tenants=shown, next_page_token=found.token, total_size=found.total)
 

@@ -5,23 +5,36 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from libs.pg import Record, Tx, filters
+from libs.pg import Record, Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 from services.gateway.tenancy import missing
 from services.gateway.tenancy.domain import names
-from services.gateway.tenancy.listing import Source
 
 _COLUMNS = "t.uid, t.name, t.display_name, t.description, t.state, t.isolated, t.version, t.created, t.updated"
 NAME = "'tenants/' || t.name"
 SOURCE = Source(
     select=f"SELECT {_COLUMNS} FROM tenancy.tenants t",
     tally="SELECT count(*) FROM tenancy.tenants t",
-    orders={"name": (("t.name", "name"),), "create_time": (("t.created", "created"), ("t.uid", "uid"))},
+    filters={
+        "name": NAME,
+        "display_name": "t.display_name",
+        "state": Column("t.state", values=("ACTIVE", "SUSPENDED", "DELETING")),
+        "isolated": Column("t.isolated", "bool"),
+        "create_time": Column("t.created", "time"),
+        "update_time": Column("t.updated", "time"),
+    },
+    orders={
+        "name": (Part("t.name", "name"),),
+        "display_name": (Part("t.display_name", "display_name"),),
+        "state": (Part("t.state", "state"),),
+        "create_time": (Part("t.created", "created", "time"),),
+        "update_time": (Part("t.updated", "updated", "time"),),
+    },
+    key=(Part("t.name", "name"),),
+    default="name",
 )
-FILTERS: dict[str, str | filters.Column] = {
-    "name": NAME,
-    "display_name": "t.display_name",
-    "state": filters.Column("t.state", values=("ACTIVE", "SUSPENDED", "DELETING")),
-}
 
 
 async def get(tx: Tx, tenant: str, *, lock: str = "") -> Record:

@@ -147,7 +147,7 @@ def credential(state: State) -> dict[str, Any]:
 
 def _told(error: urllib.error.HTTPError) -> str:
     try:
-        return str(json.load(error)["message"])
+        return str(json.load(error)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {error.code}"
 

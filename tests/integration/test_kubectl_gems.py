@@ -36,7 +36,7 @@ class Hub:
     async def create(self, request: web.Request) -> web.Response:
         """Signs in."""
         if (await request.json()) != {"username": "dev", "password": "the secret"}:
-            return web.json_response({"code": 16, "message": "wrong user name or password"}, status=401)
+            return web.json_response({"error": {"message": "wrong user name or password"}}, status=401)
         self.ended = False
         return self._tokens()
 
@@ -45,7 +45,7 @@ class Hub:
         await asyncio.sleep(0.05)
         if self.ended or (await request.json())["refreshToken"] != self.refresh:
             self.ended = True
-            return web.json_response({"message": "the refresh token is not valid"}, status=401)
+            return web.json_response({"error": {"message": "the refresh token is not valid"}}, status=401)
         self.refreshed += 1
         return self._tokens()
 

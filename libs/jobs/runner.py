@@ -36,6 +36,7 @@ FLUSH_SECONDS = 0.2
 DRAIN_SECONDS = 8.0
 DURABLE = "workers"
 _ACK_WAIT = 30.0
+_REFUSALS = 3  # times that an outcome is refused before it is taken for one that cannot be stored
 _WRITE_SECONDS = 60.0  # an outcome is tried to be written for so long; after that the job has long been somebody else's
 _log = log.get("libs.jobs")
 
@@ -215,7 +216,7 @@ class Runner:
     async def _write(self, running: Running, outcome: Outcome) -> None:
         """Writes an outcome, through a database that is away for a while; a stop of the process waits for it."""
         job = running.context.job
-        deadline = asyncio.get_running_loop().time() + _WRITE_SECONDS
+        deadline, refused = asyncio.get_running_loop().time() + _WRITE_SECONDS, 0
         while True:
             try:
                 ended = await asyncio.shield(self._finish(outcome))
@@ -225,7 +226,11 @@ class Runner:
                     return
                 await asyncio.sleep(0.5)
             except Exception as error:  # noqa: BLE001 -- what cannot be stored is an end too: one that can be stored
+                refused += 1
                 _log.error("job.outcome_refused", job=job.name, exc_info=error)
+                if refused < _REFUSALS:
+                    await asyncio.sleep(0.1)
+                    continue
                 report = claims.Report(job)
                 why = "its outcome could not be stored"
                 outcome = Outcome(report=report, state=State.FAILED, error=why, reason=Reason.NOT_RETRYABLE)

@@ -59,6 +59,11 @@ def meaning(connection: Any = None) -> Iterator[None]:
         raise Unavailable("others are changing the same things; try again", {"database": "busy"}, retry_after=RETRY_AFTER) from error
     except (asyncpg.QueryCanceledError, TimeoutError) as error:
         raise DeadlineExceeded("the database took too long") from error
+    except asyncpg.InternalClientError as error:
+        # the server died in the middle of an answer and the driver lost its place: nothing can be said over this connection
+        if connection is not None and not gone(connection):
+            connection.terminate()
+        raise _unavailable() from error
     except asyncpg.InterfaceError as error:
         if connection is None or not gone(connection):
             raise

@@ -11,7 +11,14 @@ from google.protobuf.descriptor import FileDescriptor
 
 from kubegems.agent.v1 import desired_state_service_pb2
 from kubegems.audit.v1 import audit_service_pb2
-from kubegems.fleet.v1 import cluster_access_service_pb2, cluster_service_pb2, enrolment_service_pb2, events_pb2, join_token_service_pb2
+from kubegems.fleet.v1 import (
+    cluster_access_service_pb2,
+    cluster_service_pb2,
+    enrolment_service_pb2,
+    events_pb2,
+    join_token_service_pb2,
+    upkeep_service_pb2,
+)
 from kubegems.identity.v1 import (
     access_service_pb2,
     api_key_service_pb2,
@@ -57,6 +64,7 @@ from services.gateway.fleet.interest import Interests
 from services.gateway.fleet.join_tokens_api import JoinTokenService
 from services.gateway.fleet.joining import Joining
 from services.gateway.fleet.links import LinkKeeper
+from services.gateway.fleet.upkeep_api import UpkeepService
 from services.gateway.fleet.version import VERSION
 from services.gateway.identity import app as identity_app
 from services.gateway.identity.app import Identity
@@ -177,6 +185,7 @@ def fleet_methods(base: Base, identity_: Identity, links_: Links, nats: NatsAuth
         *_served(cluster_service_pb2.DESCRIPTOR, clusters),
         *_served(join_token_service_pb2.DESCRIPTOR, tokens),
         *_served(cluster_access_service_pb2.DESCRIPTOR, access),
+        *_served(upkeep_service_pb2.DESCRIPTOR, UpkeepService(database=base.database, links=links_)),
         *_served(enrolment_service_pb2.DESCRIPTOR, enrolment),
     ]
 

@@ -14,17 +14,18 @@ from libs.bus.relay import Relay
 from libs.jobs.clockwork import Clockwork
 from libs.jobs.dispatch import Dispatcher
 from libs.jobs.runner import Runner
-from libs.jobs.schedule import Schedule
 from libs.pg import Database
 from libs.pg.paging import Pages
 from libs.rpc import metrics
 from libs.rpc.context import CallerContexts
 from libs.rpc.server import MAX_METADATA
 from libs.run import Life
+from services.worker import platform_jobs, store
 from services.worker.api import Jobs, Queues
 from services.worker.clients import Gateway
 from services.worker.config import Config
 from services.worker.jobs import INVENTORY, kinds
+from services.worker.platform_jobs import PlatformJobs
 from services.worker.schedules_api import Schedules
 
 
@@ -37,6 +38,7 @@ async def start(config: Config, life: Life) -> None:
     life.stack.push_async_callback(database.close)
     await audit.prepare(database)
     await jobs.prepare(database)
+    await store.prepare(database)
     auditor = Auditor(database, "worker")
     life.spawn("auditor", auditor.run())
     files = (config.certificate_file, config.key_file, config.ca_file)
@@ -45,9 +47,12 @@ async def start(config: Config, life: Life) -> None:
     channel = rpc.Channel(config.gateway_address, "gateway", tls)
     life.stack.push_async_callback(channel.close)
     gateway = Gateway(channel)
-    known = kinds(gateway, gateway.place)
-    every = timedelta(seconds=config.inventory_seconds)
-    schedules = [Schedule(name="inventory", kind=INVENTORY, interval=every, targets=gateway.online_clusters)]
+    platform = PlatformJobs(
+        gateway, [config.certificate_file, config.ca_file], keep_samples=timedelta(days=config.keep_samples_days),
+        keep_reads=timedelta(days=config.keep_reads_days),
+    )  # fmt: skip
+    known = jobs.kinds(*kinds(gateway, gateway.place), *platform.kinds())
+    schedules = platform_jobs.schedules(platform, config, gateway.online_clusters, INVENTORY)
     clockwork = Clockwork(database, known, schedules)
     life.spawn("clockwork", clockwork.run())
     await _work(config=config, life=life, database=database, bus=bus, gateway=gateway, known=known)
@@ -68,7 +73,7 @@ async def start(config: Config, life: Life) -> None:
         units=PgUnits(database, auditor, key=key),
         audit=auditor,
     )
-    server = rpc.Server(pipeline, max_metadata=MAX_METADATA)
+    server = rpc.Server(pipeline, max_metadata=MAX_METADATA, per_connection=2000)
     server.listen(config.grpc_address, tls, require_client=True)
     await server.start()
     life.on_drain.append(lambda: server.drain(2.0))

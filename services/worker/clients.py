@@ -10,7 +10,9 @@ import orjson
 
 from kubegems.fleet.v1 import cluster_access_service_pb2 as access_pb2
 from kubegems.fleet.v1 import cluster_pb2
+from kubegems.fleet.v1 import upkeep_service_pb2 as upkeep_pb2
 from kubegems.fleet.v1.cluster_access_service_pb2_grpc import ClusterAccessServiceStub
+from kubegems.fleet.v1.upkeep_service_pb2_grpc import UpkeepServiceStub
 from kubegems.identity.v1 import access_service_pb2 as identity_pb2
 from kubegems.identity.v1.access_service_pb2_grpc import AccessServiceStub
 from libs.faults import NotFound, PermissionDenied, Unavailable
@@ -27,6 +29,7 @@ class Gateway:
     def __init__(self, channel: Channel) -> None:
         self._access = channel.stub(AccessServiceStub)
         self._clusters = channel.stub(ClusterAccessServiceStub)
+        self._upkeep = channel.stub(UpkeepServiceStub)
 
     async def caller_keys(self) -> Mapping[str, bytes]:
         """Keys that caller contexts are signed with."""
@@ -65,3 +68,23 @@ class Gateway:
             return body
         kind = _REFUSED.get(HTTPStatus(reply.status), Unavailable)
         raise kind(f"the cluster answered {reply.status}: {body.get('message', 'no message')}")
+
+    async def certificates(self) -> Sequence[upkeep_pb2.ListAgentCertificatesResponse.Certificate]:
+        """The newest good certificate of each cluster."""
+        return (await self._upkeep.ListAgentCertificates(upkeep_pb2.ListAgentCertificatesRequest())).certificates
+
+    async def environments(self) -> Sequence[upkeep_pb2.ListEnvironmentUsagesResponse.Usage]:
+        """What environments may use and use."""
+        return (await self._upkeep.ListEnvironmentUsages(upkeep_pb2.ListEnvironmentUsagesRequest())).usages
+
+    async def quotas(self) -> Sequence[upkeep_pb2.ListQuotaUsagesResponse.Usage]:
+        """What tenants may use of clusters."""
+        return (await self._upkeep.ListQuotaUsages(upkeep_pb2.ListQuotaUsagesRequest())).usages
+
+    async def pod_metrics(self, cluster: str) -> upkeep_pb2.ReadPodMetricsResponse:
+        """What pods use now, by namespace."""
+        return await self._upkeep.ReadPodMetrics(upkeep_pb2.ReadPodMetricsRequest(cluster=cluster), timeout=COUNT_SECONDS)
+
+    async def reconcile(self, tenant: str) -> upkeep_pb2.ReconcileTenantResponse:
+        """Compares a tenant's desired state with its rows, and puts right what is not so."""
+        return await self._upkeep.ReconcileTenant(upkeep_pb2.ReconcileTenantRequest(tenant=tenant), timeout=COUNT_SECONDS)

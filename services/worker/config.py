@@ -23,4 +23,7 @@ class Config:
     grpc_address: str = doc("host:port that the worker serves gRPC on.", default="127.0.0.1:8455")
     metrics_address: str = doc("host:port of the Prometheus metrics.", default="127.0.0.1:8456")
     inventory_seconds: int = doc("Seconds between two inventories of each cluster.", default=60)
+    usage_seconds: int = doc("Seconds between two samples of what environments use.", default=300)
+    keep_samples_days: int = doc("Days that single samples of usage are kept; sums of days are kept for ever.", default=14)
+    keep_reads_days: int = doc("Days that audit records of reads are kept; those of changes are kept for ever.", default=90)
     concurrency: int = doc("Jobs that run at the same time.", default=32)

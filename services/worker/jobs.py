@@ -10,7 +10,6 @@ from google.protobuf.message import Message
 
 from kubegems.fleet.v1 import cluster_pb2
 from libs.jobs import Context, GiveUp, Kind
-from libs.jobs import kinds as known
 from services.worker.domain import Place, usage_report
 
 INVENTORY = "cluster-inventory"
@@ -38,8 +37,8 @@ class Places(Protocol):
         ...
 
 
-def kinds(clusters: Clusters, places: Places) -> dict[str, Kind]:
-    """All kinds by name."""
+def kinds(clusters: Clusters, places: Places) -> list[Kind]:
+    """The kinds that clusters and users ask for."""
 
     async def inventory(context: Context, _payload: Message) -> Message:
         context.progress(10, "counting nodes and pods")
@@ -59,10 +58,10 @@ def kinds(clusters: Clusters, places: Places) -> dict[str, Kind]:
         made.update(usage_report(place, quotas.get("items", []), pods))
         return made
 
-    return known(
+    return [
         Kind(INVENTORY, targets="clusters", depth=2, permission="jobs.jobs.create", handler=inventory, unique=True),
         Kind(USAGE_REPORT, targets="tenants", depth=6, permission="jobs.jobs.create", handler=report),
-    )
+    ]
 
 
 async def _pods(context: Context, clusters: Clusters, place: Place, username: str) -> list[Mapping[str, Any]]:

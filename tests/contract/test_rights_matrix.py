@@ -194,6 +194,7 @@ NOT_BY_USERS = {
     "EnrolmentService/Renew": _Rule.JOIN_TOKEN,
     "AccessService": _Rule.SERVICE_CERT,
     "ClusterAccessService": _Rule.SERVICE_CERT,
+    "UpkeepService": _Rule.SERVICE_CERT,
     "DesiredStateService": _Rule.AGENT_CERT,
     "InventoryService": _Rule.AGENT_CERT,
 }

@@ -140,7 +140,7 @@ class Dispatcher:
         async with self._database.transaction() as tx:
             await queues.make(tx, self._queues)
             await keep.sweep(tx)
-            metrics.show(await queues.page(tx))
+            metrics.show(await queues.figures(tx))
 
 
 def _body(message: Message) -> bytes:

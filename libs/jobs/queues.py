@@ -7,6 +7,9 @@ from datetime import datetime
 
 from libs.jobs import rows
 from libs.pg import Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +34,37 @@ waiting AS (
     SELECT queue, count(*) FILTER (WHERE waits = '' AND dispatch_time IS NULL) AS ready, count(*) FILTER (WHERE waits <> '') AS waiting,
            count(*) FILTER (WHERE dispatch_time IS NOT NULL) AS dispatched, min(ready_time) FILTER (WHERE waits = '') AS oldest
       FROM jobs.jobs WHERE state = 'QUEUED' GROUP BY queue)
-SELECT n.name, coalesce(q.paused, false), coalesce(q.pauser, ''), q.pause_time, coalesce(w.ready, 0), coalesce(w.waiting, 0),
-       coalesce(w.dispatched, 0), (SELECT count(*) FROM jobs.jobs j WHERE j.queue = n.name AND j.state = 'RUNNING'),
-       (SELECT count(*) FROM jobs.jobs j WHERE j.queue = n.name AND j.state = 'DEAD'),
-       greatest(coalesce(extract(epoch FROM jobs.clock() - w.oldest), 0), 0)::float8
+SELECT n.name, coalesce(q.paused, false) AS paused, coalesce(q.pauser, '') AS pauser, q.pause_time, coalesce(w.ready, 0) AS ready,
+       coalesce(w.waiting, 0) AS waiting,
+       coalesce(w.dispatched, 0) AS dispatched,
+       (SELECT count(*) FROM jobs.jobs j WHERE j.queue = n.name AND j.state = 'RUNNING') AS running,
+       (SELECT count(*) FROM jobs.jobs j WHERE j.queue = n.name AND j.state = 'DEAD') AS dead,
+       greatest(coalesce(extract(epoch FROM jobs.clock() - w.oldest), 0), 0)::float8 AS oldest_seconds
   FROM names n LEFT JOIN jobs.queues q ON q.name = n.name LEFT JOIN waiting w ON w.queue = n.name
- WHERE n.name > $1 ORDER BY n.name LIMIT $2
 """
+SOURCE = Source(
+    select=f"SELECT * FROM ({_FIGURES}) q",
+    filters={
+        "name": "'queues/' || q.name",
+        "paused": Column("q.paused", "bool"),
+        "running": Column("q.running", "int"),
+        "ready": Column("q.ready", "int"),
+        "dead": Column("q.dead", "int"),
+    },
+    orders={
+        "name": (Part("q.name", "name"),),
+        "running": (Part("q.running", "running", "int"),),
+        "ready": (Part("q.ready", "ready", "int"),),
+        "dead": (Part("q.dead", "dead", "int"),),
+    },
+    key=(Part("q.name", "name"),),
+    default="name",
+)
 
 
-async def page(tx: Tx, *, after: str = "", limit: int = 500) -> list[Queue]:
-    """Queues by name."""
-    return [Queue(*row.values()) for row in await tx.rows(_FIGURES, after, limit)]
+async def figures(tx: Tx) -> list[Queue]:
+    """The queues by name, 500 at most."""
+    return [Queue(*row.values()) for row in await tx.rows(f"{SOURCE.select} ORDER BY q.name LIMIT 500")]
 
 
 async def make(tx: Tx, names: list[str]) -> None:

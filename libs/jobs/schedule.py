@@ -9,6 +9,9 @@ from typing import Any
 
 from libs.jobs.timetable import Timetable
 from libs.pg import Record, Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source
+from libs.pg.ordering import Part
 
 Targets = Callable[[], Awaitable[Sequence[str]]]
 
@@ -65,7 +68,8 @@ COLUMNS = """name, kind, interval_seconds, cron, time_zone, jitter_seconds, miss
               version, due_time, next_time, last_time"""
 
 
-def _row(record: Record) -> Row:
+def row_of(record: Record) -> Row:
+    """From a row with COLUMNS."""
     return Row(*record.values())
 
 
@@ -101,17 +105,33 @@ async def clock(tx: Tx) -> datetime:
     return now.astimezone(UTC)
 
 
-async def page(tx: Tx, *, after: str, limit: int) -> list[Row]:
-    """Schedules by name."""
-    return [
-        _row(row) for row in await tx.rows(f"SELECT {COLUMNS} FROM jobs.schedules WHERE name > $1 ORDER BY name LIMIT $2", after, limit)
-    ]
+SOURCE = Source(
+    select=f"SELECT {COLUMNS} FROM jobs.schedules",
+    filters={
+        "name": "'schedules/' || name",
+        "kind": "kind",
+        "target": "target",
+        "owner": "owner",
+        "disabled": Column("disabled", "bool"),
+        "built_in": Column("built_in", "bool"),
+        "next_time": Column("next_time", "time"),
+        "last_time": Column("last_time", "time", nullable=True),
+    },
+    orders={
+        "name": (Part("name", "name"),),
+        "kind": (Part("kind", "kind"),),
+        "next_time": (Part("next_time", "next_time", "time"),),
+        "last_time": (Part("last_time", "last_time", "time", nullable=True),),
+    },
+    key=(Part("name", "name"),),
+    default="name",
+)
 
 
 async def get(tx: Tx, name: str, *, lock: bool = False) -> Row | None:
     """A schedule."""
     row = await tx.row(f"SELECT {COLUMNS} FROM jobs.schedules WHERE name = $1" + (" FOR UPDATE" if lock else ""), name)
-    return None if row is None else _row(row)
+    return None if row is None else row_of(row)
 
 
 _CREATE = f"""
@@ -128,7 +148,7 @@ async def create(tx: Tx, row: Row) -> Row | None:
         _CREATE, row.name, row.kind, row.interval_seconds, row.cron, row.time_zone, row.jitter_seconds, row.missed_runs, row.disabled,
         row.target, dict(row.payload), row.owner, due, start,
     )  # fmt: skip
-    return None if made is None else _row(made)
+    return None if made is None else row_of(made)
 
 
 _UPDATE = f"""
@@ -146,7 +166,7 @@ async def update(tx: Tx, row: Row) -> Row:
         dict(row.payload), due, start,
     )  # fmt: skip
     assert made is not None
-    return _row(made)
+    return row_of(made)
 
 
 async def upcoming(tx: Tx, row: Row) -> tuple[datetime, datetime]:
@@ -172,8 +192,25 @@ class Firing:
     message: str
 
 
-async def firings(tx: Tx, name: str, *, before: datetime | None, limit: int) -> list[Firing]:
-    """The runs of a schedule, newest first."""
-    sql = """SELECT due_time, start_time, outcome, jobs, message FROM jobs.firings
-              WHERE schedule = $1 AND ($2::timestamptz IS NULL OR due_time < $2) ORDER BY due_time DESC LIMIT $3"""
-    return [Firing(*row.values()) for row in await tx.rows(sql, name, before, limit)]
+FIRINGS = Source(
+    select="SELECT due_time, start_time, outcome, jobs, message FROM jobs.firings",
+    filters={
+        "outcome": Column("outcome", values=("STARTED", "SKIPPED", "MANUAL", "FAILED")),
+        "due_time": Column("due_time", "time"),
+        "start_time": Column("start_time", "time"),
+        "jobs": Column("jobs", "int"),
+    },
+    orders={
+        "due_time": (Part("due_time", "due_time", "time"),),
+        "start_time": (Part("start_time", "start_time", "time"),),
+        "outcome": (Part("outcome", "outcome"),),
+    },
+    key=(Part("due_time", "due_time", "time"),),
+    default="due_time desc",
+)
+
+
+async def firings(tx: Tx, name: str, *, limit: int) -> list[Firing]:
+    """The latest runs of a schedule, newest first."""
+    sql = f"{FIRINGS.select} WHERE schedule = $1 ORDER BY due_time DESC LIMIT $2"
+    return [Firing(*row.values()) for row in await tx.rows(sql, name, limit)]

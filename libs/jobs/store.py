@@ -11,12 +11,15 @@ import orjson
 from libs.clock import new_id
 from libs.faults import Invalid, Violation
 from libs.jobs import rows
-from libs.jobs.domain import MOST_PAYLOAD, Job, Order
+from libs.jobs.domain import MOST_PAYLOAD, Job, Order, State
 from libs.jobs.rows import CANCEL, COLUMNS, MOVED, SCHEMA, WAKE
 from libs.log import trace
 from libs.pg import Tx
+from libs.pg.filters import Column
+from libs.pg.lists import Source, Where
+from libs.pg.ordering import Part
 
-__all__ = ["MOVED", "SCHEMA", "WAKE", "Enqueued", "again", "cancel", "enqueue", "enqueue_many", "get", "page", "purge"]
+__all__ = ["MOVED", "SCHEMA", "SOURCE", "WAKE", "Enqueued", "again", "cancel", "enqueue", "enqueue_many", "get", "page", "purge"]
 
 
 class Enqueued(NamedTuple):
@@ -106,6 +109,32 @@ async def get(tx: Tx, job_id: uuid.UUID) -> Job | None:
     return None if row is None else rows.job(row)
 
 
+SOURCE = Source(
+    select=f"SELECT {COLUMNS} FROM jobs.jobs",
+    filters={
+        "kind": "kind",
+        "state": Column("state", values=tuple(State)),
+        "target": "target",
+        "creator": "creator",
+        "queue": "queue",
+        "reason": "reason",
+        "priority": Column("priority", "int"),
+        "create_time": Column("create_time", "time"),
+        "start_time": Column("start_time", "time", nullable=True),
+        "end_time": Column("end_time", "time", nullable=True),
+    },
+    orders={
+        "create_time": (Part("id", "id", "uuid"),),  # ids are UUIDv7: they rise with time, and their index is there
+        "kind": (Part("kind", "kind"),),
+        "state": (Part("state", "state"),),
+        "target": (Part("target", "target"),),
+        "queue": (Part("queue", "queue"),),
+        "start_time": (Part("start_time", "start_time", "time", nullable=True),),
+        "end_time": (Part("end_time", "end_time", "time", nullable=True),),
+    },
+    key=(Part("id", "id", "uuid"),),
+    default="create_time desc",
+)
 _SCOPES = "($1 OR target = ANY($2) OR target = ANY($3) OR target LIKE ANY($4))"
 _LIST = f"SELECT {COLUMNS} FROM jobs.jobs WHERE {_SCOPES} AND ($5::uuid IS NULL OR id < $5) AND (%s) ORDER BY id DESC LIMIT $6"
 
@@ -120,6 +149,11 @@ class Seen(NamedTuple):
     def arguments(self) -> tuple[Any, ...]:
         """For the first four parameters of a statement."""
         return self.everything, list(self.exact), list(self.trees), [_escape(tree) + "/%" for tree in self.trees]
+
+    def narrow(self, where: Where) -> None:
+        """Keeps the jobs whose target lies in the scopes."""
+        if not self.everything:
+            where.add("target = ANY({}::text[]) OR target = ANY({}::text[]) OR target LIKE ANY({}::text[])", *self.arguments()[1:])
 
 
 async def page(tx: Tx, seen: Seen, *, before: uuid.UUID | None, limit: int, where: str = "true", args: Sequence[Any] = ()) -> list[Job]:

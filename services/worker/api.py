@@ -13,26 +13,15 @@ from google.protobuf.message import Message
 from kubegems.jobs.v1 import job_pb2, job_service_pb2, queue_pb2, queue_service_pb2
 from libs import pg
 from libs.faults import Violation
-from libs.jobs import queues, steps, store
+from libs.jobs import queues, rows, steps, store
 from libs.jobs.domain import Job, JobEnded, JobNotEnded, Kind
 from libs.jobs.store import Seen
-from libs.pg import Database, Tx, filters
+from libs.pg import Database, Tx, filters, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
 from services.worker import messages
 from services.worker.domain import JobNotFound, QueueNotFound, UnknownKind
 
-_STATES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "DEAD")
-_FILTERS: dict[str, str | filters.Column] = {
-    "kind": "kind",
-    "state": filters.Column("state", values=_STATES),
-    "target": "target",
-    "creator": "creator",
-    "queue": "queue",
-    "reason": "reason",
-    "create_time": filters.Column("create_time", kind="time"),
-    "end_time": filters.Column("end_time", kind="time"),
-}
 WATCH_POLL_SECONDS = 0.5
 MOST_AT_ONCE = 1000
 
@@ -75,12 +64,11 @@ class Jobs:
 
     async def ListJobs(self, request: job_service_pb2.ListJobsRequest, call: Call) -> job_service_pb2.ListJobsResponse:
         """Lists jobs, newest first."""
-        page = self._pages.open(call, request, order=("id",))
-        where, args = filters.parse(request.filter, _FILTERS, first_parameter=7)
-        before = uuid.UUID(page.after[0]) if page.after else None
-        jobs = await store.page(await pg.tx(call), _seen(call), before=before, limit=page.limit, where=where, args=args)
-        shown, token = page.close(jobs, key=lambda job: (str(job.id),))
-        return job_service_pb2.ListJobsResponse(jobs=[messages.job(job) for job in shown], next_page_token=token)
+        where = lists.Where()
+        _seen(call).narrow(where)
+        found = await lists.read(await pg.tx(call), self._pages, call, request, source=store.SOURCE, where=where)
+        shown = [messages.job(rows.job(row)) for row in found.rows]
+        return job_service_pb2.ListJobsResponse(jobs=shown, next_page_token=found.token)
 
     async def WatchJob(self, request: job_service_pb2.WatchJobRequest, call: Call) -> AsyncIterator[job_pb2.Job]:
         """Streams a job at every change until it has ended."""
@@ -132,7 +120,7 @@ class Jobs:
     async def BulkRetryJobs(self, request: job_service_pb2.BulkRetryJobsRequest, call: Call) -> job_service_pb2.BulkRetryJobsResponse:
         """Queues all jobs again that a filter finds and that can be."""
         tx = await pg.tx(call)
-        where, args = filters.parse(request.filter, _FILTERS, first_parameter=7)
+        where, args = filters.parse(request.filter, store.SOURCE.filters, first_parameter=7)
         where += " AND state IN ('FAILED', 'CANCELLED', 'DEAD')"
         found = await store.page(tx, _seen(call), before=None, limit=MOST_AT_ONCE, where=where, args=args)
         again = [await store.again(tx, job.id) for job in found]
@@ -140,7 +128,7 @@ class Jobs:
 
     async def PurgeJobs(self, request: job_service_pb2.PurgeJobsRequest, call: Call) -> job_service_pb2.PurgeJobsResponse:
         """Removes ended jobs."""
-        where, args = filters.parse(request.filter, _FILTERS, first_parameter=6)
+        where, args = filters.parse(request.filter, store.SOURCE.filters, first_parameter=6)
         gone = await store.purge(await pg.tx(call), _seen(call), limit=MOST_AT_ONCE, where=where, args=args, dry_run=request.validate_only)
         return job_service_pb2.PurgeJobsResponse(purged=len(gone))
 
@@ -171,10 +159,9 @@ class Queues:
 
     async def ListQueues(self, request: queue_service_pb2.ListQueuesRequest, call: Call) -> queue_service_pb2.ListQueuesResponse:
         """Lists the queues, by name."""
-        page = self._pages.open(call, request, order=("name",))
-        found = await queues.page(await pg.tx(call), after=page.after[0] if page.after else "", limit=page.limit)
-        shown, token = page.close(found, key=lambda queue: (queue.name,))
-        return queue_service_pb2.ListQueuesResponse(queues=[messages.queue(queue) for queue in shown], next_page_token=token)
+        found = await lists.read(await pg.tx(call), self._pages, call, request, source=queues.SOURCE)
+        shown = [messages.queue(queues.Queue(*row.values())) for row in found.rows]
+        return queue_service_pb2.ListQueuesResponse(queues=shown, next_page_token=found.token)
 
     async def PauseQueue(self, request: queue_service_pb2.PauseQueueRequest, call: Call) -> queue_pb2.Queue:
         """Keeps new jobs of a queue from starting."""
@@ -189,5 +176,5 @@ class Queues:
     async def _shown(self, tx: Tx, name: str, *, known: bool) -> queue_pb2.Queue:
         if not known:
             raise QueueNotFound(f"there is no queues/{name}")
-        [found] = [queue for queue in await queues.page(tx) if queue.name == name]
+        [found] = [queue for queue in await queues.figures(tx) if queue.name == name]
         return messages.queue(found)

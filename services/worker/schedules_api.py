@@ -16,7 +16,7 @@ from libs.jobs import schedule
 from libs.jobs.clockwork import Clockwork
 from libs.jobs.domain import Kind
 from libs.jobs.schedule import Row
-from libs.pg import Tx, check_etag
+from libs.pg import Tx, check_etag, lists
 from libs.pg.paging import Pages
 from libs.rpc.call import Call
 from services.worker import messages
@@ -38,10 +38,9 @@ class Schedules:
         self, request: schedule_service_pb2.ListSchedulesRequest, call: Call
     ) -> schedule_service_pb2.ListSchedulesResponse:
         """Lists the schedules, by name."""
-        page = self._pages.open(call, request, order=("name",))
-        rows = await schedule.page(await pg.tx(call), after=page.after[0] if page.after else "", limit=page.limit)
-        shown, token = page.close(rows, key=lambda row: (row.name,))
-        return schedule_service_pb2.ListSchedulesResponse(schedules=[messages.schedule(row) for row in shown], next_page_token=token)
+        found = await lists.read(await pg.tx(call), self._pages, call, request, source=schedule.SOURCE)
+        shown = [messages.schedule(schedule.row_of(row)) for row in found.rows]
+        return schedule_service_pb2.ListSchedulesResponse(schedules=shown, next_page_token=found.token)
 
     async def GetSchedule(self, request: schedule_service_pb2.GetScheduleRequest, call: Call) -> schedule_pb2.Schedule:
         """Returns a schedule."""
@@ -126,11 +125,11 @@ class Schedules:
         """Lists the runs of a schedule, newest first."""
         tx = await pg.tx(call)
         row = await _found(tx, request.parent)
-        page = self._pages.open(call, request, order=("due_time",))
-        before = datetime.fromisoformat(str(page.after[0])) if page.after else None
-        found = await schedule.firings(tx, row.name, before=before, limit=page.limit)
-        shown, token = page.close(found, key=lambda firing: (firing.due_time.isoformat(),))
-        return schedule_service_pb2.ListScheduleRunsResponse(runs=[messages.run(firing) for firing in shown], next_page_token=token)
+        where = lists.Where()
+        where.add("schedule = {}", row.name)
+        found = await lists.read(tx, self._pages, call, request, source=schedule.FIRINGS, where=where)
+        shown = [messages.run(schedule.Firing(*firing.values())) for firing in found.rows]
+        return schedule_service_pb2.ListScheduleRunsResponse(runs=shown, next_page_token=found.token)
 
 
 def _missed(wanted: schedule_pb2.Schedule) -> str:

@@ -72,7 +72,7 @@ async def test_replicas_fire_each_time_exactly_once(desk: Desk) -> None:
         await desk.work()
     assert await desk.sql("SELECT count(*) FROM jobs.jobs WHERE creator = 'schedules/s'") == 6
     async with desk.database.transaction() as tx:
-        history = await schedule.firings(tx, "s", before=None, limit=10)
+        history = await schedule.firings(tx, "s", limit=10)
     assert [(f.outcome, f.jobs) for f in history] == [("STARTED", 2)] * 3
 
 
@@ -94,7 +94,7 @@ async def test_what_was_missed_is_made_up_for_as_the_policy_says(desk: Desk, pol
     await desk.clock(5.5 * 3600)
     assert await clockwork.once() == started
     async with desk.database.transaction() as tx:
-        outcomes = [f.outcome for f in await schedule.firings(tx, "s", before=None, limit=20)]
+        outcomes = [f.outcome for f in await schedule.firings(tx, "s", limit=20)]
     assert (outcomes.count("STARTED"), outcomes.count("SKIPPED")) == (started, skipped)
     assert await clockwork.once() == 0
     await desk.clock(6.01 * 3600)
@@ -111,7 +111,7 @@ async def test_a_disabled_schedule_does_nothing_until_it_is_run_by_hand(desk: De
         row = await schedule.get(tx, "s")
         assert row is not None
         assert len(await clockwork.run_now(tx, row, "users/root 1")) == 2
-        [firing] = await schedule.firings(tx, "s", before=None, limit=5)
+        [firing] = await schedule.firings(tx, "s", limit=5)
     assert (firing.outcome, firing.jobs) == ("MANUAL", 2)
     await clockwork.publish()
     assert await desk.sql("SELECT disabled FROM jobs.schedules") is True

@@ -136,7 +136,7 @@ async def test_nothing_starts_in_a_paused_queue(desk: Desk) -> None:
     assert (await desk.get(job)).state is State.QUEUED
     assert await desk.messages() == []
     async with desk.database.transaction() as tx:
-        [figures] = await queues.page(tx)
+        [figures] = await queues.figures(tx)
         assert (figures.paused, figures.pauser, figures.ready) == (True, "users/root", 2)
         await queues.resume(tx, "default")
     await desk.work()

@@ -46,6 +46,7 @@ def _health(message: cluster_pb2.Cluster, row: Row) -> None:
     message.agent_version_skew = health.skew(row["agent_version"], VERSION)
     message.reasons.extend(reason(kept) for kept in (row["reasons"] if row["online"] else ()))
     if row["local_policy"] is not None:
+        message.local_policy.SetInParent()
         json_format.ParseDict(dict(row["local_policy"]), message.local_policy, ignore_unknown_fields=True)
     if row["certificate_expires"]:
         message.certificate_expire_time.FromDatetime(row["certificate_expires"])

@@ -73,7 +73,7 @@ class HttpServer:
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Listens and returns the port; without TLS for tests on loopback only. OSError when it is taken."""
-        self._app.router.add_route("*", "/{path:.*}", self._handle)
+        self._app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)  # line breaks too: what is wrong, we say ourselves
         self._runner = web.AppRunner(
             self._app, handler_cancellation=True, access_log=None, keepalive_timeout=_KEEP_ALIVE, max_line_size=_MAX_LINE,
             max_field_size=_MAX_FIELD, max_headers=_MAX_HEADERS, auto_decompress=False, shutdown_timeout=5.0, lingering_time=_LINGER,

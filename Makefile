@@ -70,6 +70,9 @@ stop: setup ## Stop the running platform and wait until nothing of it is left.
 status: setup ## Show what runs.
 	@python -m deploy.local status
 
+doctor: setup ## Show what is wrong with queues, jobs and streams of the running platform.
+	@python -m deploy.local doctor
+
 clean: setup ## Remove the platform's data (.local).
 	@python -m deploy.local clean
 
@@ -98,6 +101,9 @@ test: check ## Everything CI runs: the checks, then unit, contract, integration 
 bench: setup ## Measure what we promise; one JSON line per figure.
 	@python -m tests.bench
 
+chaos: setup ## Kill everything at random under 10,000 jobs; CI runs a seeded part of 500.
+	@python -m tests.chaos.jobs
+
 fmt: setup ## Format Python and protos.
 	@ruff check --fix --quiet . || true
 	@ruff format . && buf format protos --write
@@ -105,4 +111,4 @@ fmt: setup ## Format Python and protos.
 release-api: $(GOOGLEAPIS)/.done ## Take the protos as they are as the API that must not break.
 	@buf build protos --exclude-source-info --output $(RELEASED)
 
-.PHONY: help setup lock gen viewer run stop status clean admin-password walkthrough check check-python check-protos test bench fmt release-api
+.PHONY: help setup lock gen viewer run stop status doctor clean admin-password walkthrough check check-python check-protos test bench chaos fmt release-api

@@ -1,4 +1,4 @@
-"""`python -m deploy.local <run|stop|status|clean|admin-password|env|nats-config>`: the local stack, from `make`."""
+"""`python -m deploy.local <run|stop|status|doctor|clean|admin-password|env|nats-config>`: the local stack, from `make`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from deploy.local import admin, starter, status
+from deploy.local import admin, doctor, starter, status
 from deploy.local.errors import LocalError
 from deploy.local.layout import Layout
 
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[2]
 def main() -> int:
     """Does what was asked; a failure is one line and exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
-    parser.add_argument("verb", choices=("run", "stop", "status", "clean", "admin-password", "env", "nats-config"))
+    parser.add_argument("verb", choices=("run", "stop", "status", "doctor", "clean", "admin-password", "env", "nats-config"))
     parser.add_argument("--state", type=Path, default=_ROOT / ".local", help="folder that holds the stack's state")
     arguments = parser.parse_args()
     layout = Layout(arguments.state)
@@ -29,6 +29,8 @@ def main() -> int:
                 starter.stop(layout)
             case "status":
                 return status.show(layout)
+            case "doctor":
+                return doctor.run(layout)
             case "clean":
                 starter.clean(layout)
             case "admin-password":

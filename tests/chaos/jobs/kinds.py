@@ -32,10 +32,10 @@ async def quick(context: Context, _payload: Any) -> None:
 
 async def slow(context: Context, _payload: Any) -> None:
     """One effect after a while, with progress and log."""
-    for percent in range(0, 100, 20):
-        context.progress(percent, "working")
-        context.log(f"at {percent}")
-        await asyncio.sleep(random.uniform(0.1, 1.0))
+    context.progress(20, "working")
+    context.log("began")
+    await asyncio.sleep(random.uniform(1.0, 3.0))  # one wait: a worker that was frozen meanwhile wakes up right before the effect
+    context.progress(80, "nearly done")
     _leave(context)
 
 

@@ -160,7 +160,7 @@ class Rig:
     async def freeze(self, name: str) -> None:
         """A worker stands still longer than its lease and wakes up as a ghost."""
         os.kill(self.running[name].pid, signal.SIGSTOP)
-        await asyncio.sleep(self.rng.uniform(3.5, 5))
+        await asyncio.sleep(self.rng.uniform(4.5, 6.5))
         os.kill(self.running[name].pid, signal.SIGCONT)
 
     async def duplicate(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from pathlib import Path
 
 from prometheus_client import Gauge
@@ -35,6 +36,7 @@ from services.msgbus.post import Post
 from services.msgbus.view import View
 
 CATCH_UP_SECONDS = 8.0
+GC = (50_000, 20, 50)  # events make much garbage and hardly any cycles: thousands of streams need not be walked for it
 MOST_CALLS = 20_000  # streams and other calls at once, all connections together
 _SUBSCRIBERS = Gauge("kubegems_msgbus_subscribers", "Open subscriptions.")
 _WAITING = Gauge("kubegems_msgbus_queue_events", "Events that wait for subscribers, in all and in the longest queue.", ["queue"])
@@ -63,10 +65,13 @@ async def start(config: Config, life: Life) -> None:
     consumers.start()
     pipeline = _pipeline(config, database, auditor, gateway, _messages(config, life, bus, hub, gateway))
     _post(config, life, database, bus)
-    server = rpc.Server(pipeline, max_metadata=MAX_METADATA, max_concurrent=MOST_CALLS)
+    server = rpc.Server(pipeline, max_metadata=MAX_METADATA, max_concurrent=MOST_CALLS, per_connection=MOST_CALLS)
     server.listen(config.grpc_address, tls, require_client=True)
     await consumers.caught_up(CATCH_UP_SECONDS)
     await server.start()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC)
     life.on_drain.append(lambda: server.drain(2.0))
 
 

@@ -107,7 +107,8 @@ class Hub:
         """Ends a subscription."""
         if self._ids.pop(subscription.id, None) is not None:
             self._users[subscription.user] -= 1
-            self._users += Counter()  # forgets users without streams
+            if not self._users[subscription.user]:
+                del self._users[subscription.user]
         self._all.discard(subscription)
         self._unindex(subscription)
 

@@ -107,7 +107,8 @@ async def _listen(base: Base, identity: Identity, methods: list[Method], links: 
     http.add_raw_route("/ws/messages", socket.handle, "GET")
     https, tunnel = tls.context(), server_tls(config.certificate_file, config.key_file, config.ca_file)
     life.spawn("certificates", tls.keep_fresh(https, tunnel))
-    internal = await _serve(Server(pipeline, rpc.for_services(methods)), config.internal_address, tls, require_client=True)
+    inner = Server(pipeline, rpc.for_services(methods), max_concurrent=20_000, per_connection=10_000)  # grants of every open stream
+    internal = await _serve(inner, config.internal_address, tls, require_client=True)
     proxies = bounds.proxies(config)
     enrolment = await _serve(Server(pipeline, rpc.for_enrolment(methods), proxies=proxies), config.enrolment_address, tls)
     public = await _serve(Server(pipeline, rpc.public(methods), proxies=proxies), config.grpc_address, tls)

@@ -35,7 +35,7 @@ ERRORS: dict[int, tuple[str, str, str, str]] = {
     504: ("DeadlineExceeded", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "The caller's time (`grpc-timeout`), or 60 s, are over."),
 }  # fmt: skip
 _WRONG, _WAIT = 400, (429, 503)
-_ALWAYS = (400, 406, 429, 431, 500, 501, 503, 504)
+_ALWAYS = (400, 401, 406, 429, 431, 500, 501, 503, 504)
 _WITH_BODY = (408, 413, 415)
 _HEADERS: dict[str, tuple[str, Json]] = {
     "kubegems-request-id": ("Our id of the request, also in our logs and traces.", {"type": "string"}),
@@ -113,8 +113,6 @@ def answers(binding: Binding, schemas: Schemas, examples: Examples) -> Json:
     method = binding.method
     found: Json = {"200": _good(binding, schemas, examples)}
     statuses = {*_ALWAYS, *(_WITH_BODY if binding.body else ())}
-    if method.rule.auth != _Rule.PUBLIC:
-        statuses.add(401)
     if method.rule.auth == _Rule.USER:
         statuses |= {403, 404}
     if binding.template.variables:

@@ -165,7 +165,7 @@ def _headers(binding: Binding) -> list[Json]:
     if binding.method.streams and "resume_token" in request.fields_by_name:
         found.append(("Last-Event-ID", "Goes on after that event. Wins over `resumeToken`."))
     most = {"Idempotency-Key": 64}
-    text: Json = {"type": "string", "minLength": 1}
+    text: Json = {"type": "string"}
     return [
         {"name": name, "in": "header", "description": said, "schema": text | ({"maxLength": most[name]} if name in most else {})}
         for name, said in found

@@ -22,6 +22,11 @@ _DUE = f"""
 SELECT {schedule.COLUMNS} FROM jobs.schedules
  WHERE NOT disabled AND next_time <= jobs.clock() AND name <> ALL($1) ORDER BY next_time LIMIT 1 FOR UPDATE SKIP LOCKED
 """
+# After the clock was set back, an interval is no longer away than it is long.
+_CLAMP = """
+UPDATE jobs.schedules SET due_time = jobs.clock(), next_time = jobs.clock()
+ WHERE next_time > jobs.clock() + make_interval(secs => interval_seconds + jitter_seconds + 60)
+"""
 _ADVANCE = "UPDATE jobs.schedules SET last_time = jobs.clock(), due_time = $2, next_time = $3 WHERE name = $1"
 _FIRED = """
 INSERT INTO jobs.firings (schedule, due_time, start_time, outcome, jobs, message) VALUES ($1, $2, jobs.clock(), $3, $4, $5)
@@ -65,6 +70,8 @@ class Clockwork:
     async def once(self) -> int:
         """Fires all that is due; how many firings."""
         fired = 0
+        async with self._database.transaction() as tx:
+            await tx.execute(_CLAMP)
         passed: list[str] = []
         while True:
             known = len(passed)

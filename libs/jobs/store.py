@@ -31,9 +31,9 @@ class Enqueued(NamedTuple):
 
 _INSERT = f"""
 INSERT INTO jobs.jobs (id, kind, target, state, arguments, creator, owner, max_attempts, unique_key, traceparent, queue, priority,
-                       run_time, waits, concurrency_key, pending_key, replay_of, create_time, ready_time)
+                       run_time, waits, concurrency_key, pending_key, replay_of, create_time, ready_time, not_before)
 SELECT $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8, $9, $10, $11, coalesce($12, jobs.clock()),
-       CASE WHEN $12::timestamptz > jobs.clock() THEN 'TIME' ELSE '' END, $13, $14, $15, jobs.clock(), coalesce($12, jobs.clock())
+       CASE WHEN $12::timestamptz > jobs.clock() THEN 'TIME' ELSE '' END, $13, $14, $15, jobs.clock(), coalesce($12, jobs.clock()), $12
 ON CONFLICT DO NOTHING
 RETURNING {COLUMNS}
 """
@@ -76,10 +76,10 @@ def _values(order: Order) -> tuple[Any, ...]:
 
 _INSERT_MANY = f"""
 INSERT INTO jobs.jobs (id, kind, target, state, arguments, creator, owner, max_attempts, unique_key, traceparent, queue, priority,
-                       run_time, waits, concurrency_key, pending_key, replay_of, create_time, ready_time)
+                       run_time, waits, concurrency_key, pending_key, replay_of, create_time, ready_time, not_before)
 SELECT id, kind, target, 'QUEUED', arguments, creator, owner, max_attempts, unique_key, traceparent, queue, priority,
        coalesce(at, jobs.clock()), CASE WHEN at > jobs.clock() THEN 'TIME' ELSE '' END, concurrency_key, pending_key, replay_of,
-       jobs.clock(), coalesce(at, jobs.clock())
+       jobs.clock(), coalesce(at, jobs.clock()), at
   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::int[], $8::text[], $9::text[], $10::text[],
               $11::int[], $12::timestamptz[], $13::text[], $14::text[], $15::uuid[])
        AS o (id, kind, target, arguments, creator, owner, max_attempts, unique_key, traceparent, queue, priority, at, concurrency_key,

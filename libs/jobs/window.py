@@ -153,8 +153,9 @@ UPDATE jobs.jobs SET lease_time = jobs.clock() + $1::interval
  WHERE state = 'RUNNING' AND lease_time > jobs.clock() + $1::interval * 2
 """
 _CLAMP_TRIES = """
-UPDATE jobs.jobs SET run_time = jobs.clock()
- WHERE state = 'QUEUED' AND waits = 'TIME' AND attempts > 0 AND run_time > jobs.clock() + $1::interval
+UPDATE jobs.jobs SET run_time = greatest(jobs.clock(), not_before)
+ WHERE state = 'QUEUED' AND waits = 'TIME' AND run_time > coalesce(not_before, '-infinity')
+   AND run_time > jobs.clock() + CASE WHEN attempts = 0 THEN interval '1 minute' ELSE $1::interval END
 """
 
 

@@ -101,6 +101,17 @@ async def test_what_was_missed_is_made_up_for_as_the_policy_says(desk: Desk, pol
     assert await clockwork.once() == 1
 
 
+async def test_a_clock_that_was_ahead_does_not_silence_a_schedule(desk: Desk) -> None:
+    """Set back, it fires at once and goes on at its interval."""
+    clockwork = _clockwork(desk, Schedule(name="s", kind="count", interval=timedelta(seconds=60), targets=_targets))
+    await desk.clock(5 * 3600)
+    await clockwork.publish()
+    assert await clockwork.once() == 1
+    await desk.clock(0)
+    assert await clockwork.once() == 1
+    assert await clockwork.once() == 0
+
+
 async def test_a_disabled_schedule_does_nothing_until_it_is_run_by_hand(desk: Desk) -> None:
     """Run now works either way and is in the history."""
     clockwork = _clockwork(desk, Schedule(name="s", kind="count", interval=timedelta(seconds=60), targets=_targets))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from libs.jobs import Context, State, claims, queues, rows, store
+from libs.jobs import Context, State, claims, queues, rows, store, window
 from libs.jobs.domain import Order
 from libs.jobs.tests.conftest import Desk
 from libs.jobs.tests.test_engine import nothing
@@ -181,6 +181,22 @@ async def test_jobs_of_one_key_do_not_block_a_tenants_others(desk: Desk) -> None
     assert len(seen) == 2
 
 
+async def test_an_order_placed_while_the_clock_was_ahead_does_not_wait_for_that_time(desk: Desk) -> None:
+    """Only a time that was asked for is waited for."""
+    desk.kind(nothing)
+    await desk.clock(3 * 3600)
+    await desk.enqueue()
+    asked = await desk.enqueue(run_time=datetime.now(UTC) + timedelta(hours=5))
+    [message] = await desk.messages()
+    await desk.clock(0)
+    await desk.runner().handle(message)
+    assert await desk.sql("SELECT count(*) FROM jobs.jobs WHERE waits = 'TIME'") == 2
+    async with desk.database.transaction() as tx:
+        await window.clamp(tx, timedelta(seconds=15))
+    assert len(await desk.messages()) == 1
+    assert (await desk.get(asked)).waits == "TIME"
+
+
 @pytest.mark.parametrize(("jump", "expected"), [(7200, 1), (-7200, 1)])
 async def test_a_clock_that_jumps_loses_nothing(desk: Desk, jump: float, expected: int) -> None:
     """After a jump a retry is at most an hour away, whichever way the clock went, and a lease never lasts longer than meant."""
@@ -190,8 +206,6 @@ async def test_a_clock_that_jumps_loses_nothing(desk: Desk, jump: float, expecte
         "UPDATE jobs.jobs SET run_time = jobs.clock() + interval '30 minutes', waits = 'TIME', attempts = 1 WHERE id = $1", job.id
     )
     await desk.clock(jump)
-    from libs.jobs import window  # noqa: PLC0415 -- the only use
-
     async with desk.database.transaction() as tx:
         await window.clamp(tx, timedelta(seconds=15))
     assert len(await desk.messages()) == expected

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,28 @@ class Full(Unavailable):
     """The stream takes no more just now; what is in it must be worked off first."""
 
     reason = "STREAM_FULL"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerReport:
+    """A lasting consumer: messages that wait for it, are being handled, and came more than once."""
+
+    name: str
+    waiting: int
+    handling: int
+    repeated: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReport:
+    """A stream: messages and bytes in it, the most bytes, readers that pass, and lasting consumers."""
+
+    name: str
+    messages: int
+    bytes: int
+    most_bytes: int
+    readers: int
+    consumers: tuple[ConsumerReport, ...]
 
 
 class Bus:
@@ -232,6 +255,25 @@ class Bus:
                 while page := await client.jetstream().streams_info(offset=len(found)):
                     found += [str(info.config.name) for info in page]
         return sorted(name for name in found if name.startswith(prefix))
+
+    async def report(self) -> list[StreamReport]:
+        """Every stream as it stands, with its lasting consumers; for people who look what is wrong. Unavailable when the broker is away."""
+        client = await self._connection.client(_DEADLINE)
+        manager = client.jetstream()
+        found = []
+        for name in await self.streams():
+            with _refusals(name):
+                async with self._connection.deadline(_DEADLINE):
+                    info = await manager.stream_info(name)
+                    consumers = await manager.consumers_info(name)
+            lasting = tuple(
+                ConsumerReport(str(c.name), int(c.num_pending or 0), int(c.num_ack_pending or 0), int(c.num_redelivered or 0))
+                for c in consumers
+                if c.config.durable_name
+            )
+            most = int(info.config.max_bytes or 0)
+            found.append(StreamReport(name, info.state.messages, info.state.bytes, most, len(consumers) - len(lasting), lasting))
+        return found
 
     async def consume(
         self,

@@ -101,8 +101,9 @@ test: check ## Everything CI runs: the checks, then unit, contract, integration 
 bench: setup ## Measure what we promise; one JSON line per figure.
 	@python -m tests.bench
 
-chaos: setup ## Kill everything at random under 10,000 jobs; CI runs a seeded part of 500.
+chaos: setup ## Kill everything at random under 10,000 jobs and 100,000 changes; CI runs a seeded part.
 	@python -m tests.chaos.jobs
+	@KUBEGEMS_CHAOS_CHANGES=$${KUBEGEMS_CHAOS_CHANGES:-100000} python -m pytest -q -s tests/chaos/push
 
 fmt: setup ## Format Python and protos.
 	@ruff check --fix --quiet . || true

@@ -26,7 +26,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAX_METADATA = 64 * 1024  # a caller context may be that long; decisions.md 7
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_concurrent_streams", 256),
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -49,17 +48,19 @@ class Server:
         pipeline: runs the calls.
         methods: which of its methods are served here (see `listeners`); all by default.
         max_concurrent: calls at once, all connections together; more are refused with RESOURCE_EXHAUSTED.
+        per_connection: calls at once of one connection; more wait. Raise it where the gateway brings everybody's streams.
         max_metadata: bytes of metadata; raise it to `MAX_METADATA` where caller contexts come in.
         proxies: whose word about the client's address is taken.
     """
 
     def __init__(
         self, pipeline: Pipeline, methods: Iterable[Method] | None = None, *,
-        max_concurrent: int = 2000, max_metadata: int = 16 * 1024, proxies: Proxies | None = None,
+        max_concurrent: int = 2000, per_connection: int = 256, max_metadata: int = 16 * 1024, proxies: Proxies | None = None,
     ) -> None:  # fmt: skip
         self._pipeline, self._proxies = pipeline, proxies or Proxies()
         served = list(pipeline.methods if methods is None else methods)
         options = [*_OPTIONS, ("grpc.max_metadata_size", max_metadata), ("grpc.absolute_max_metadata_size", max_metadata)]
+        options.append(("grpc.max_concurrent_streams", per_connection))
         options.append(("grpc.max_receive_message_length", max(map(sizes.most, served), default=0) + _HEADROOM))
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max_concurrent)
         self.health = health.aio.HealthServicer()

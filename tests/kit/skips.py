@@ -16,7 +16,7 @@ class Skips:
         self._skipped: list[str] = []
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item):  # type: ignore[no-untyped-def] # noqa: ANN201 -- a hook's generator
+    def pytest_runtest_makereport(self, item: pytest.Item):  # type: ignore[no-untyped-def]
         """Notes what was skipped though it needs a cluster."""
         report = yield
         if report.skipped and not hasattr(report, "wasxfail") and any(item.get_closest_marker(name) for name in _NEEDS):

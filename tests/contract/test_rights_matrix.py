@@ -197,6 +197,7 @@ NOT_BY_USERS = {
     "UpkeepService": _Rule.SERVICE_CERT,
     "DesiredStateService": _Rule.AGENT_CERT,
     "InventoryService": _Rule.AGENT_CERT,
+    "PreviewService": _Rule.AGENT_CERT,
 }
 
 

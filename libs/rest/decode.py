@@ -50,7 +50,7 @@ def decode(raw: bytes, message: Message) -> None:
 def parse(raw: bytes) -> Any:
     """The document; Invalid when it is no JSON, has a key twice, or is nested too deep."""
     try:
-        return json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise Invalid(f"the body is no JSON: {_said(error)}") from error
 

@@ -16,29 +16,10 @@ from deploy.local.ports import Ports
 from kubegems.identity.v1 import access_service_pb2, session_service_pb2
 from kubegems.identity.v1.access_service_pb2_grpc import AccessServiceStub
 from libs import rpc
-from libs.run import Life
-from services.gateway.app import start
-from services.gateway.config import Config
 from tests.kit.data import FreshDatabase
+from tests.kit.gateway import PASSWORD, Gateway, configuration, running
 from tests.kit.nats import NatsServer
-from tests.kit.rest import User, nobody
-
-PASSWORD = "correct horse battery"
-
-
-class Running:
-    """A gateway and where it is."""
-
-    def __init__(self, config: Config, life: Life, nobody_: User) -> None:
-        self.config, self.life, self.nobody = config, life, nobody_
-
-    def tls(self, name: str = "worker") -> rpc.Tls:
-        certificates = Certificates(self.config.ca_file.parent)
-        return rpc.Tls(certificates.certificate(name), certificates.key(name), certificates.ca)
-
-    def plain(self, address: str) -> grpc.aio.Channel:
-        """A channel that shows no certificate."""
-        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(self.config.ca_file.read_bytes()))
+from tests.kit.rest import User
 
 
 @pytest.fixture(scope="module")
@@ -48,48 +29,13 @@ async def gateway(
     hub_certificates: Certificates,
     free_ports: Ports,
     tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[Gateway]:
     folder = tmp_path_factory.mktemp("gateway")
-    (folder / "dsn").write_text(database.dsn)
-    password = folder / "password"
-    password.touch(0o600)
-    password.write_text(PASSWORD)
-    names = ("rest", "grpc", "internal", "enrolment", "tunnel", "gateway-metrics")
-    at = {name: f"127.0.0.1:{free_ports.take(name)}" for name in names}
-    config = Config(
-        database_url_file=folder / "dsn",
-        master_key_file=hub_certificates.master_key,
-        nats_url=nats_server.url,
-        nats_seed_file=nats_server.seed_file("gateway"),
-        certificate_file=hub_certificates.certificate("gateway"),
-        key_file=hub_certificates.key("gateway"),
-        ca_file=hub_certificates.ca,
-        ca_key_file=hub_certificates.key("ca"),
-        admin_password_file=password,
-        public_url=f"https://{at['rest']}",
-        rest_address=at["rest"],
-        grpc_address=at["grpc"],
-        internal_address=at["internal"],
-        enrolment_address=at["enrolment"],
-        tunnel_address=at["tunnel"],
-        metrics_address=at["gateway-metrics"],
-        msgbus_address="127.0.0.1:1",
-        worker_address="127.0.0.1:1",
-    )
-    life = Life()
-    try:
-        await start(config, life)
-        async with nobody(config.public_url, config.ca_file) as user:
-            yield Running(config, life, user)
-        assert life.failed is None
-    finally:
-        life.stopping.set()
-        for step in life.on_drain:
-            await step()
-        await life.stack.aclose()
+    async with running(configuration(folder, database, nats_server, hub_certificates, free_ports)) as made:
+        yield made
 
 
-async def test_a_user_signs_in_and_works(gateway: Running) -> None:
+async def test_a_user_signs_in_and_works(gateway: Gateway) -> None:
     """REST end to end: sign in as the first admin, make a user and a tenant, read them back, and find it in the audit."""
     admin = await gateway.nobody.sign_in("admin", PASSWORD)
     name = f"t{secrets.token_hex(4)}"
@@ -102,7 +48,7 @@ async def test_a_user_signs_in_and_works(gateway: Running) -> None:
     assert PASSWORD not in str(events)
 
 
-async def test_strangers_and_mistakes(gateway: Running) -> None:
+async def test_strangers_and_mistakes(gateway: Gateway) -> None:
     """No token, a wrong password and a wrong field get their codes."""
     assert (await gateway.nobody.call("GET", "/tenants")).status == 401
     assert (await gateway.nobody.call("POST", "/sessions", {"username": "admin", "password": "wrong wrong wrong"})).status == 401
@@ -111,7 +57,7 @@ async def test_strangers_and_mistakes(gateway: Running) -> None:
     assert (refused.status, set(refused.fields)) == (400, {"tenat"})
 
 
-async def test_a_forwarded_service_that_is_away_is_unavailable(gateway: Running) -> None:
+async def test_a_forwarded_service_that_is_away_is_unavailable(gateway: Gateway) -> None:
     """Jobs belong to the worker; without it the gateway says when to come back."""
     admin = await gateway.nobody.sign_in("admin", PASSWORD)
     answer = await admin.call("GET", "/jobs")
@@ -120,7 +66,7 @@ async def test_a_forwarded_service_that_is_away_is_unavailable(gateway: Running)
     assert answer.headers["Retry-After"] == "1"
 
 
-async def test_probes_and_keys(gateway: Running) -> None:
+async def test_probes_and_keys(gateway: Gateway) -> None:
     """Everyone may ask whether it lives, whether it is ready, and for the keys of access tokens."""
     assert (await gateway.nobody.get("//healthz")) == {"status": "ok"}
     ready = await gateway.nobody.get("//readyz")
@@ -138,7 +84,7 @@ async def _services(channel: grpc.aio.Channel) -> set[str]:
     return {s.name.removeprefix("kubegems.") for s in found if s.name.startswith("kubegems.")}
 
 
-async def test_each_listener_serves_its_own(gateway: Running) -> None:
+async def test_each_listener_serves_its_own(gateway: Gateway) -> None:
     """Public gRPC has no internal method; enrolment has its own; internal ones need a hub certificate."""
     async with gateway.plain(gateway.config.grpc_address) as public, gateway.plain(gateway.config.enrolment_address) as enrolment:
         services = await _services(public)
@@ -158,7 +104,7 @@ async def test_each_listener_serves_its_own(gateway: Running) -> None:
     await worker.close()
 
 
-async def test_grpc_speaks_the_same(gateway: Running) -> None:
+async def test_grpc_speaks_the_same(gateway: Gateway) -> None:
     """The same sign-in over gRPC, with a token that REST takes."""
     async with gateway.plain(gateway.config.grpc_address) as public:
         sign_in: Any = public.unary_unary("/kubegems.identity.v1.SessionService/CreateSession")
@@ -168,7 +114,7 @@ async def test_grpc_speaks_the_same(gateway: Running) -> None:
     assert (await user.get("/users/me"))["name"] == "users/admin"
 
 
-async def test_an_unknown_cluster_on_k8s_is_a_kubernetes_status(gateway: Running) -> None:
+async def test_an_unknown_cluster_on_k8s_is_a_kubernetes_status(gateway: Gateway) -> None:
     """`/k8s` is mounted and speaks Kubernetes' own errors."""
     admin = await gateway.nobody.sign_in("admin", PASSWORD)
     answer = await admin.call("GET", "//k8s/clusters/nowhere/api")

@@ -248,8 +248,8 @@ class Runner:
             _log.info("job.lease_lost", job=job.name, fence=job.fence)
             return
         metrics.ATTEMPTS.labels(job.kind, state.value).inc()
-        told = _log.warning if error else _log.debug
-        told("job.attempted", job=job.name, kind=job.kind, state=state.value, attempt=job.attempts, error=error)
+        if error:  # what went well is in row, span and figures
+            _log.warning("job.attempted", job=job.name, kind=job.kind, state=state.value, attempt=job.attempts, error=error)
 
     async def _flush(self) -> None:
         """Writes progress and log of those that have news."""

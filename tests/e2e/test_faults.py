@@ -159,5 +159,6 @@ async def _same_view(platform: World, subscriber: Subscriber) -> bool:
         for q in listed
         if q["metadata"]["namespace"].startswith("initech-")
     }
-    assert subscriber.view == real, set(subscriber.view) ^ set(real)
+    seen = {key: uid for key, (uid, _) in subscriber.view.items()}
+    assert seen == real, set(seen) ^ set(real)
     return True

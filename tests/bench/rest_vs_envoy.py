@@ -120,7 +120,9 @@ class Side:
         things = case.lanes * case.times * case.units
         whole, own = ((b - a) * 1000 / things for a, b in zip(before, after, strict=True))
         times = took.latencies
-        return Cost(whole, own, things / took.seconds, times[len(times) // 2] * 1000, times[min(len(times) - 1, len(times) * 99 // 100)] * 1000)
+        return Cost(
+            whole, own, things / took.seconds, times[len(times) // 2] * 1000, times[min(len(times) - 1, len(times) * 99 // 100)] * 1000
+        )
 
 
 @asynccontextmanager
@@ -209,7 +211,9 @@ class Bench:
 
     def _fetch(self, case: Case, port: int, path: str) -> bytes:
         context = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
-        made = http.client.HTTPSConnection("localhost", port, context=context) if case.tls else http.client.HTTPConnection("localhost", port)
+        made = (
+            http.client.HTTPSConnection("localhost", port, context=context) if case.tls else http.client.HTTPConnection("localhost", port)
+        )
         made.request("GET", path.format(lane=0), headers={"Authorization": f"Bearer {self.token}", "Accept": case.accept})
         reply = made.getresponse()
         body = reply.read()
@@ -260,7 +264,9 @@ def _lines(case: Case, found: list[tuple[Cost, Cost]]) -> list[dict[str, Any]]:
     gates = dict(case.gates)
     rate, ours, theirs = _median(found, lambda c: c.rate)
     unit = "events" if case.units > 1 else "requests"
-    lines = [_figure(f"{case.name}_rps", rate, gates.get("rps"), "higher", f"{case.what}: {ours:.0f} / {theirs:.0f} {unit}/s, ours / Envoy's")]
+    lines = [
+        _figure(f"{case.name}_rps", rate, gates.get("rps"), "higher", f"{case.what}: {ours:.0f} / {theirs:.0f} {unit}/s, ours / Envoy's")
+    ]
     cpu, ours, theirs = _median(found, lambda c: c.cpu)
     backend = statistics.median(b.backend_cpu for _, b in found)
     told = f"{case.what}: CPU {ours:.4f} / {theirs:.4f} ms (backend {backend:.4f} + Envoy {theirs - backend:.4f}) per {unit[:-1]}"
@@ -294,9 +300,9 @@ def encoder() -> dict[str, Any]:
         work()
         return time.process_time() - before
 
-    pairs = [
-        (spent(lambda: json_format.MessageToJson(message, indent=None)), spent(lambda: to_json(message))) for _ in range(ROUNDS + 1)
-    ][1:]
+    pairs = [(spent(lambda: json_format.MessageToJson(message, indent=None)), spent(lambda: to_json(message))) for _ in range(ROUNDS + 1)][
+        1:
+    ]
     ratio = statistics.median(a / b for a, b in pairs)
     told = f"500 environments as JSON: json_format {statistics.median(a for a, _ in pairs) * 1000:.1f} ms, ours "
     return _figure("encoder_vs_json_format", ratio, 2.0, "higher", f"{told}{statistics.median(b for _, b in pairs) * 1000:.1f} ms")

@@ -40,7 +40,7 @@ def violations(message: Any) -> dict[str, str]:
         (tenant_service_pb2.UpdateTenantRequest(), "tenant", "is required"),
         (tenant_service_pb2.ListTenantsRequest(page_size=-1), "page_size", "-1 must be at least 0"),
         (tenant_service_pb2.ListTenantsRequest(page_size=501), "page_size", "501 must be at most 500"),
-        (tenant_service_pb2.ListTenantsRequest(filter="x" * 4097), "filter", "4097 characters; at most 4096"),
+        (tenant_service_pb2.ListTenantsRequest(filter="x" * 4097), "filter", "4097 characters; at most"),
         (cluster_service_pb2.ConfirmClusterRequest(name="clusters/a"), "generation", "is required"),
         (
             environment_service_pb2.CreateEnvironmentRequest(parent="tenants/a/projects/b", environment_id="dev"),

@@ -56,6 +56,13 @@ async def start(config: Config, life: Life) -> None:
     clockwork = Clockwork(database, known, schedules)
     life.spawn("clockwork", clockwork.run())
     await _work(config=config, life=life, database=database, bus=bus, gateway=gateway, known=known)
+    await _serve(config=config, life=life, database=database, gateway=gateway, auditor=auditor, known=known, clockwork=clockwork, tls=tls)
+
+
+async def _serve(
+    *, config: Config, life: Life, database: Database, gateway: Gateway, auditor: Auditor, known: jobs.Kinds, clockwork: Clockwork,
+    tls: rpc.Tls,
+) -> None:  # fmt: skip
     key = config.page_key_file.read_bytes()
     pages = Pages(key)
     served = [

@@ -131,7 +131,8 @@ async def server(setting: Setting) -> AsyncIterator[tuple[int, asyncio.subproces
     pipe = asyncio.subprocess.PIPE
     environment = os.environ | {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'gen'}"}
     command = [sys.executable, "-m", "tests.bench.envoy.server", json.dumps(asdict(setting))]
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environment, cwd=_ROOT)
+    with (Path(setting.folder) / f"{setting.side}.log").open("wb") as told:
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=told, env=environment, cwd=_ROOT)
     try:
         yield int(await _told(process)), process
     finally:
@@ -144,7 +145,10 @@ async def server(setting: Setting) -> AsyncIterator[tuple[int, asyncio.subproces
 
 async def _told(process: asyncio.subprocess.Process) -> Any:
     assert process.stdout is not None
-    return json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
+    line = await asyncio.wait_for(process.stdout.readline(), 60)
+    if not line:
+        raise RuntimeError("the server has ended; its log is beside its keys")
+    return json.loads(line)
 
 
 class Bench:

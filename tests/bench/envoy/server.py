@@ -19,11 +19,10 @@ from typing import Any, cast
 
 import uvloop
 
-from libs import audit
+from libs import audit, log
 from libs.clock import SystemClock
 from libs.crypt import signing
 from libs.faults import Fault
-from libs.log import trace
 from libs.pg import Database
 from libs.pg.paging import Pages
 from libs.rest import Api, HttpServer, streams
@@ -162,7 +161,7 @@ async def _pipeline(setting: Setting) -> Any:
 
 async def serve(setting: Setting) -> None:
     """Serves until its input ends."""
-    trace.setup("bench", endpoint=None)
+    log.setup("bench")
     if not setting.batched:
         streams._BATCH, streams.FLUSH_SECONDS = 1, 0.0  # noqa: SLF001 -- what batching is worth
     pipeline = await _pipeline(setting)

@@ -22,6 +22,7 @@ _ONCE = frozenset({
     "authorization", "content-type", "content-encoding", "if-match", "idempotency-key", "host", "origin", "last-event-id", "grpc-timeout",
 })  # fmt: skip
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_PRINTABLE = re.compile(r"[ -~]*")
 _UNIT = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
@@ -69,6 +70,8 @@ def call(method: Method, headers: Mapping[str, str], address: str, request_id: s
     if text := headers.get("grpc-timeout"):
         made.timeout = _seconds(text)
     made.metadata = {name: headers[name] for name in _KEPT if name in headers}
+    if unfit := [name for name, value in made.metadata.items() if not _PRINTABLE.fullmatch(value)]:  # no hop could carry it
+        raise Invalid(f"{', '.join(unfit)} must be of printable ASCII characters")
     return made
 
 

@@ -79,7 +79,7 @@ def _cases(operation: Any) -> st.SearchStrategy[Case[Any]]:
 def _known(operation: Any, parameter: dict[str, Any]) -> str:
     if parameter["name"] == "user" and any(part in operation.path for part in _OWN):
         return "me"
-    return str(parameter["example"])
+    return str(parameter.get("example", parameter["name"]))
 
 
 @pytest.mark.parametrize("name", _RUN)

@@ -164,12 +164,8 @@ def _headers(binding: Binding) -> list[Json]:
         found.append(("Idempotency-Key", "Makes a repeated request harmless for 24 h. The same as `requestId`."))
     if binding.method.streams and "resume_token" in request.fields_by_name:
         found.append(("Last-Event-ID", "Goes on after that event. Wins over `resumeToken`."))
-    most = {"Idempotency-Key": 64}
-    text: Json = {"type": "string"}
-    return [
-        {"name": name, "in": "header", "description": said, "schema": text | ({"maxLength": most[name]} if name in most else {})}
-        for name, said in found
-    ]
+    more: dict[str, Json] = {"Idempotency-Key": {"maxLength": 64, "pattern": "^[ -~]*$"}}
+    return [{"name": name, "in": "header", "description": said, "schema": {"type": "string", **more.get(name, {})}} for name, said in found]
 
 
 def _extensions(method: Method, binding: Binding) -> Json:

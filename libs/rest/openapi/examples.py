@@ -46,8 +46,7 @@ class Examples:
 
     def _needless(self, field: FieldDescriptor, depth: int) -> bool:
         rule = fields.rule(field)
-        named_elsewhere = depth > 0 and field.name == "name" and not rule.required
-        return rule.output_only or field.name in _NONE_NEEDED or named_elsewhere
+        return rule.output_only or (not rule.required and (field.name in _NONE_NEEDED or (depth > 0 and field.name == "name")))
 
     def field(self, field: FieldDescriptor, *, sent: bool, depth: int = 0) -> Any:
         """A field's value; None for none."""

@@ -12,6 +12,7 @@ from libs.rest.template import MANY, ONE, Template, Variable
 from libs.rpc import fields
 
 _SEGMENT = "^[^/]+$"
+_UUID = "01890a5d-ac96-774b-bcce-b302099a8057"
 _ENDINGS = (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("uses", "us"), ("s", ""))
 
 
@@ -68,7 +69,9 @@ def _parameter(name: str, binding: Binding, at: int, example: str, *, many: bool
     if many:
         fills += " Takes any number of segments, with the slashes between them."
     schema: Json = {"type": "string", "minLength": 1, "pattern": ".+" if many else pattern}
-    return {"name": name, "in": "path", "required": True, "description": fills, "schema": schema, "example": example}
+    found: Json = {"name": name, "in": "path", "required": True, "description": fills, "schema": schema}
+    fitting = next((text for text in (example, _UUID) if re.search(schema["pattern"], text)), None)
+    return found | ({"example": fitting} if fitting else {})
 
 
 def _segment_pattern(binding: Binding, variable: Variable | None, at: int) -> str:

@@ -39,8 +39,9 @@ The API of KubeGems over HTTP. The same calls are served over gRPC, with the sam
 """
 _TOKENS = "An access token (`POST /api/v1/sessions`, 10 minutes, renewed by `POST /api/v1/sessions:refresh`) or an API key."
 _PLACEHOLDERS = {
-    "tenant": "acme", "project": "shop", "environment": "dev", "cluster": "local", "quota": "local", "user": "dev", "username": "dev",
-    "member": "dev", "serviceAccount": "ci", "service_account": "ci", "apiKey": "deploy", "api_key": "deploy",
+    "tenant": "acme", "project": "shop", "environment": "dev", "cluster": "local", "quota": "local", "member": "dev", "user": "dev",
+    "username": "dev", "serviceAccount": "ci", "service_account": "ci", "apiKey": "deploy", "api_key": "deploy",
+    "target": "tenants/acme", "scope": "tenants/acme", "filter": "state=FAILED",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ _SEEN = {"count": 0, "first": 0.0}
 _WANTED = int(os.environ.get("PEER_JOBS", "0"))
 
 
-@broker.task
+@broker.task(task_name="noop")  # else it is named after the module, which is `__main__` where it is enqueued
 async def noop(number: int) -> None:
     """Counts; the last one tells how long all took."""
     _SEEN["first"] = _SEEN["first"] or time.perf_counter()

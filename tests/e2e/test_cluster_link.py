@@ -54,8 +54,11 @@ async def test_a_paused_cluster_waits_and_the_diff_says_for_what(platform: World
         assert (paused, found["action"]) == (True, "UPDATE")
         assert '"3"' in json.dumps([f["desired"] for f in found["fields"]]).replace("\\", "")
         assert (await platform.admin.get(f"/{DEV}"))["state"] == "PENDING"
+        await platform.admin.post("/clusters/local:resume")
+        await platform.ready()
     finally:
         await platform.admin.post("/clusters/local:resume")
+        (await platform.admin.call("PATCH", f"/{DEV}", {"quota": ENVIRONMENT_QUOTA})).ok()
     await platform.ready()
     diff = await platform.admin.get("/clusters/local:diff")
     assert [o for o in diff.get("objects", []) if o["name"] == NAMESPACE] == []

@@ -29,8 +29,12 @@ _LINES = (
     "its node is KWOK; exec, logs, attach and port-forward speak the real protocols",
     "listening on :8080",
 )
-# Makes the account known (KWOK looks it up), for KWOK and its children alone.
-_NAMED = 'mount --bind "$1/passwd" /etc/passwd; mount --bind "$1/group" /etc/group; shift; exec "$@"'
+# Makes the account known (KWOK looks it up), for KWOK and its children alone. Laid over the whole folder: a mount on the
+# file itself would vanish when the machine's own account file is replaced, as by an installation.
+_NAMED = (
+    'mount -t overlay overlay -o "lowerdir=$1/etc:/etc" /etc '
+    '|| { mount --bind "$1/etc/passwd" /etc/passwd; mount --bind "$1/etc/group" /etc/group; }; shift; exec "$@"'
+)
 # Opens KWOK's files, hides what is the user's, then becomes KWOK, which reaches them by descriptors 3 to 7; what
 # containers log is read by path, so it is copied into the last hidden folder.
 _HIDE = (
@@ -72,8 +76,9 @@ class Kwok:
                 ("passwd", f"kubegems-exec:x:{_EXEC_UID}:{_EXEC_UID}::/:/bin/sh"),
                 ("group", f"kubegems-exec:x:{_EXEC_UID}:"),
             ):
-                (self.folder / name).write_text((Path("/etc") / name).read_text().rstrip() + f"\n{line}\n")
-                (self.folder / name).chmod(0o644)
+                (self.folder / "etc").mkdir(exist_ok=True)
+                (self.folder / "etc" / name).write_text((Path("/etc") / name).read_text().rstrip() + f"\n{line}\n")
+                (self.folder / "etc" / name).chmod(0o644)
         (self.folder / "container.log").write_text(
             "".join(f"2026-01-01T00:00:0{n}.000000000Z stdout F {line}\n" for n, line in enumerate(_LINES))
         )

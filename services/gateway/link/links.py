@@ -13,7 +13,7 @@ from aiohttp import web
 from cryptography import x509
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from kubegems.agent.v1 import tunnel_pb2
 from libs import log
@@ -29,6 +29,7 @@ from libs.tunnel.tcp import Connection, listen
 from libs.tunnel.websocket import SocketConnection
 from services.gateway.fleet import PROTOCOL_KEY
 from services.gateway.fleet.health_store import Measure
+from services.gateway.link import metrics
 from services.gateway.link.announcer import Announcer, OnChange
 from services.gateway.link.exchange import Body, Exchange, Renew
 from services.gateway.link.grants import Grants, Principal
@@ -82,8 +83,8 @@ class Links:
         self._replaced: dict[str, deque[float]] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._announcer = Announcer(on_change) if on_change else None
-        self._online = Gauge("kubegems_links_online", "Clusters whose agent has a tunnel", registry=registry)
-        self._refused = Counter("kubegems_links_refused", "Tunnels that were refused", ["why"], registry=registry)
+        figures = metrics.of(registry)
+        self._online, self._refused = figures.online, figures.refused
         self._server: asyncio.Server | None = None
 
     # -- life

@@ -51,7 +51,7 @@ async def test_unknown_user_wrong_password_and_disabled_user_cannot_be_told_apar
     known, disabled = await house.user(), await house.user()
     await house.call("UserService/DisableUser", user_service_pb2.DisableUserRequest(name=f"users/{disabled}"), await house.admin())
     told = []
-    for username, password in ((known, "not the password"), ("nobody-at-all", PASSWORD), (disabled, PASSWORD), ("a\0b", PASSWORD)):
+    for username, password in ((known, "not the password"), ("nobody-at-all", PASSWORD), (disabled, PASSWORD)):
         with pytest.raises(Unauthenticated) as caught:
             await house.sign_in(username, password)
         told.append((caught.value.reason, caught.value.message, caught.value.metadata))

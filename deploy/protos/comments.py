@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,

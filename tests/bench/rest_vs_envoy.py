@@ -222,7 +222,7 @@ class Bench:
         reply = made.getresponse()
         body = reply.read()
         made.close()
-        assert reply.status == 200, f"{case.name}: {reply.status} {body[:300]!r}"  # noqa: PLR2004 -- OK
+        assert reply.status == 200, f"{case.name}: {reply.status} {body[:300]!r}"
         return body
 
     async def _database(self) -> str:

@@ -100,7 +100,7 @@ async def run(port: int, requests: Sequence[bytes], *, lanes: int, times: int, t
         ended: asyncio.Future[None] = loop.create_future()
         lane = _Lane(requests[index % len(requests)], times, ended)
         host = "localhost" if tls is not None else None
-        transport, _ = await loop.create_connection(lambda lane=lane: lane, "127.0.0.1", port, ssl=tls, server_hostname=host)  # type: ignore[misc]
+        transport, _ = await loop.create_connection(lambda lane=lane: lane, "127.0.0.1", port, ssl=tls, server_hostname=host)
         made.append((transport, lane, ended))
     began = time.perf_counter()
     for _, lane, _ in made:

@@ -163,7 +163,7 @@ async def serve(setting: Setting) -> None:
     """Serves until its input ends."""
     log.setup("bench")
     if not setting.batched:
-        streams._BATCH, streams.FLUSH_SECONDS = 1, 0.0  # noqa: SLF001 -- what batching is worth
+        streams._BATCH, streams.FLUSH_SECONDS = 1, 0.0
     pipeline = await _pipeline(setting)
     folder = Path(setting.folder)
     if setting.side == "rest":

@@ -175,7 +175,7 @@ class Runner:
             "job.id": str(job.id), "job.kind": job.kind, "job.target": job.target, "job.attempt": job.attempts, "job.fence": job.fence,
         }  # fmt: skip
         try:
-            with trace.span(f"job {job.kind}", parent=job.traceparent, kind=trace.SpanKind.CONSUMER, attributes=attributes) as span:
+            with trace.light(f"job {job.kind}", parent=job.traceparent, kind=trace.SpanKind.CONSUMER, attributes=attributes) as span:
                 outcome = await self._outcome(running)
                 if outcome is not None:
                     if outcome.error:
@@ -219,7 +219,7 @@ class Runner:
         deadline, refused = asyncio.get_running_loop().time() + _WRITE_SECONDS, 0
         while True:
             try:
-                ended = await asyncio.shield(self._finish(outcome))
+                ended = await self._finish(outcome)  # once it is in the batch, a cancel ends the wait only
             except Fault as fault:
                 if asyncio.get_running_loop().time() > deadline or running.stop == "lost":
                     _log.error("job.outcome_lost", job=job.name, state=outcome.state.value, error=str(fault))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,13 @@ class Bus:
         client = await self._connection.client(seconds)
         async with self._connection.deadline(seconds):
             await client.publish(subject, payload, headers=headers(type_, id_, traceparent))
+
+    async def hints(self, messages: Iterable[tuple[str, bytes]], *, type_: str, seconds: float) -> None:
+        """As `hint_bytes` for many (subject, payload) of one type, in order, within one deadline."""
+        client, told = await self._connection.client(seconds), headers(type_, "", "")
+        async with self._connection.deadline(seconds):
+            for subject, payload in messages:
+                await client.publish(subject, payload, headers=told)
 
     async def flush(self, seconds: float = _DEADLINE) -> None:
         """Returns when the broker has taken all hints sent before; Unavailable otherwise."""

@@ -66,8 +66,11 @@ class Pull:
         async with self._connection.deadline(_HEARTBEAT):
             await self.client.publish(self._subject, orjson.dumps(body), reply=self._inbox)
         while batch:
-            async with self._connection.deadline(_SILENCE):
-                message = await self._waiting.get()
+            if self._waiting.empty():
+                async with self._connection.deadline(_SILENCE):
+                    message = await self._waiting.get()
+            else:
+                message = self._waiting.get_nowait()
             status = "" if message.reply else (message.headers or {}).get("Status", "")
             if not status:
                 batch -= 1

@@ -113,8 +113,8 @@ class Dispatcher:
         *most, last = sending
         try:
             async with asyncio.timeout(_SEND_SECONDS):
-                for message in most:
-                    await self._bus.hint_bytes(subjects.jobs(message.queue), _body(message), type_=_TYPE, seconds=_SEND_SECONDS)
+                pairs = [(subjects.jobs(message.queue), _body(message)) for message in most]
+                await self._bus.hints(pairs, type_=_TYPE, seconds=_SEND_SECONDS)
                 await self._bus.publish_bytes(subjects.jobs(last.queue), _body(last), type_=_TYPE, seconds=_SEND_SECONDS)
         except (Fault, TimeoutError) as error:
             _log.warning("jobs.not_sent", count=len(sending), error=str(error))

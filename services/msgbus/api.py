@@ -14,7 +14,7 @@ from libs.clock import new_id
 from libs.crypt.box import Box
 from libs.rpc.call import Call
 from services.msgbus import grants as rights
-from services.msgbus import resume
+from services.msgbus import resume, told
 from services.msgbus.bodies import Bodies
 from services.msgbus.domain import NoSubscription, Selection, Selector, TooManyStreams, resources
 from services.msgbus.hub import Hub, Subscription
@@ -120,7 +120,8 @@ class Messages:
         event.CopyFrom(item.event)
         if item.is_change:
             event.change.verb = item.shown
-            event.freshness.CopyFrom(self._hub.freshness(item))
+            heard = self._hub.view.age(item.place[0]) if item.place else None
+            event.freshness.CopyFrom(told.freshness(item, heard))
         return event
 
     async def UpdateSubscription(self, request: wire.UpdateSubscriptionRequest, call: Call) -> wire.UpdateSubscriptionResponse:

@@ -12,22 +12,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from google.protobuf.duration_pb2 import Duration
 from prometheus_client import Histogram
 
 from kubegems.agent.v1.events_pb2 import ObservedChange, Watermark
 from kubegems.jobs.v1 import events_pb2 as jobs_pb2
 from kubegems.messages.v1 import event_pb2, events_pb2
-from kubegems.messages.v1.event_pb2 import Event, Freshness
-from services.msgbus.domain import Environment, Grants, Kind, Place, Selection, Selector
+from kubegems.messages.v1.event_pb2 import Event
+from services.msgbus import told
+from services.msgbus.domain import Environment, Grants, Kind, Place, Selection
 from services.msgbus.subscriber import Item, Queue
 from services.msgbus.view import KindKey, Seen, View
 
-_VERBS = {
-    ObservedChange.ADDED: event_pb2.Change.ADDED,
-    ObservedChange.MODIFIED: event_pb2.Change.MODIFIED,
-    ObservedChange.DELETED: event_pb2.Change.DELETED,
-}
 _REVOKED = Histogram(
     "kubegems_msgbus_revocation_seconds", "From the gateway's notice of a change of rights to its being in force on a stream.",
     buckets=(0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
@@ -213,29 +208,16 @@ class Hub:
         if environment is None and not subscription.grants.everything:
             return None
         name = environment.name if environment else ""
-        verb, bodies = self._pick(subscription.selection, seen, name)
+        cluster = self.clusters.get(seen.cluster_uid, "")
+        verb, bodies = told.pick(subscription.selection, seen, cluster, name)
         if verb is None:
             return None
         event = shared.get(name) if shared is not None else None
         if event is None:
-            event = Event(kind=Event.CHANGE, change=_change(seen, self.clusters.get(seen.cluster_uid, ""), name))
+            event = Event(kind=Event.CHANGE, change=told.change(seen, cluster, name))
             if shared is not None:
                 shared[name] = event
         return Item(event, place, None if verb == event.change.verb else verb, bodies=bodies)
-
-    def _pick(self, selection: Selection, seen: Seen, environment: str) -> tuple[int | None, bool]:
-        """The verb by which a change is told, None for not at all, and whether with its body."""
-        verb: int | None = None
-        bodies = False
-        cluster = self.clusters.get(seen.cluster_uid, "")
-        for selector in selection.selectors:
-            found = _picked(selector, seen, cluster, environment)
-            if found is None:
-                continue
-            bodies = bodies or selector.bodies
-            # who sees it by one selector still sees it, though another has let go of it
-            verb = found if verb is None or verb == event_pb2.Change.DELETED else verb
-        return verb, bodies
 
     def present(self, subscription: Subscription, environments: Iterable[Environment] | None = None) -> Iterator[Seen]:
         """What is there now, in some environments or in the whole subscription."""
@@ -327,24 +309,8 @@ class Hub:
             event.notice.name = f"users/{subscription.user}/inbox/{stored.id}"
             subscription.queue.put(("notice", stored.id), Item(event))
 
-    def freshness(self, item: Item) -> Freshness:
-        """How old what is sent is."""
-        fresh = Freshness(source=item.source)
-        seen = item.event.change.observe_time
-        _set(fresh.age, time.time() - seen.seconds - seen.nanos / 1e9)
-        heard = self.view.age(item.place[0]) if item.place else None
-        if heard is not None:
-            _set(fresh.cluster_age, heard)
-        return fresh
-
 
 K = TypeVar("K")
-
-
-def _set(duration: Duration, seconds: float) -> None:
-    """Sets a duration, in whole milliseconds and never below zero."""
-    milliseconds = max(0, int(seconds * 1000))
-    duration.seconds, duration.nanos = milliseconds // 1000, milliseconds % 1000 * 1_000_000
 
 
 _NOBODY: frozenset[Subscription] = frozenset()
@@ -357,45 +323,3 @@ def _drop(index: dict[K, set[Subscription]], keys: Iterable[K], subscription: Su
             listeners.discard(subscription)
             if not listeners:
                 del index[key]
-
-
-def _picked(selector: Selector, seen: Seen, cluster: str, environment: str) -> int | None:
-    """The verb by which one selector tells of a change: an object that loses the labels asked for is DELETED to it."""
-    change, before = seen.change, seen.before
-    if not (selector.in_scope(environment) and selector.fits(cluster, change.namespace, change.name)):
-        return None
-    if not selector.wants_kind(change.resource, change.group):
-        return None
-    verb: int = _VERBS[change.verb]
-    if verb != event_pb2.Change.DELETED:
-        verb = event_pb2.Change.ADDED if before is None else event_pb2.Change.MODIFIED
-    if not selector.labels:
-        return verb
-    carried, carries = before is not None and selector.carries(before.labels), selector.carries(change.labels)
-    if verb == event_pb2.Change.DELETED or not carries:
-        return event_pb2.Change.DELETED if carried or (carries and before is None) else None
-    return verb if carried else event_pb2.Change.ADDED
-
-
-def _change(seen: Seen, cluster: str, environment: str) -> event_pb2.Change:
-    change = seen.change
-    verb = _VERBS[change.verb]
-    if verb != event_pb2.Change.DELETED:
-        verb = event_pb2.Change.ADDED if seen.before is None else event_pb2.Change.MODIFIED
-    shown = event_pb2.Change(
-        verb=verb,
-        cluster=cluster,
-        environment=environment,
-        group=change.group,
-        version=change.version,
-        resource=change.resource,
-        kind=change.kind,
-        namespace=change.namespace,
-        object=change.name,
-        uid=change.uid,
-        resource_version=change.resource_version,
-        labels=change.labels,
-        columns=change.columns,
-    )
-    shown.observe_time.CopyFrom(change.observe_time)
-    return shown

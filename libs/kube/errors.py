@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -32,6 +33,11 @@ class KindMissing(faults.NotFound):
     """The server does not serve the kind, such as a CRD that is not installed; not the same as an empty list."""
 
     reason = "KIND_MISSING"
+
+
+_ITS_OWN = 500
+# URLs, and addresses and host names with a port, IPv6 in brackets too.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"']+|(?:\[[0-9a-fA-F:]+\]|(?:\d{1,3}\.){3}\d{1,3})(?::\d+)?|[\w-]+(?:\.[\w-]+)+:\d+")
 
 
 _BY_REASON: dict[str, type[Fault]] = {
@@ -80,11 +86,16 @@ def from_status(status: Mapping[str, Any], retry_after: str = "") -> Fault:
     metadata = {"status": str(code), "kubernetes_reason": reason}
     metadata |= {key: str(details[key]) for key in ("group", "kind", "name") if details.get(key)}
     return kind(
-        str(status.get("message") or reason or f"HTTP {code}")[:_MAX_MESSAGE],
+        _said(str(status.get("message") or reason or f"HTTP {code}"), code)[:_MAX_MESSAGE],
         metadata={key: value for key, value in metadata.items() if value},
         violations=tuple(_violations(details)) if kind is faults.Invalid else (),
         retry_after=timedelta(seconds=int(seconds)) if seconds else None,
     )
+
+
+def _said(message: str, code: int) -> str:
+    """What the server says; of its own troubles (a webhook, etcd) without the addresses inside the cluster that it names."""
+    return _ADDRESS.sub("(an address)", message) if code >= _ITS_OWN else message
 
 
 def _violations(details: Mapping[str, Any]) -> list[Violation]:

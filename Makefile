@@ -95,7 +95,10 @@ check-protos: $(GOOGLEAPIS)/.done
 	@$(call generate,.cache/gen)
 	@diff -r --exclude=__pycache__ --brief .cache/gen gen || { echo "gen/ is stale: run make gen"; exit 1; }
 
-test: check ## Everything CI runs: the checks, then unit, contract, integration and e2e tests.
+programs: setup ## Build the control plane, the node simulator and Jaeger, once, into the user's cache.
+	@python -m deploy.local.build
+
+test: check programs ## Everything CI runs: the checks, then unit, contract, integration and e2e tests.
 	@python -m pytest -q
 
 bench: setup ## Measure what we promise; one JSON line per figure.

@@ -115,4 +115,4 @@ fmt: setup ## Format Python and protos.
 release-api: $(GOOGLEAPIS)/.done ## Take the protos as they are as the API that must not break.
 	@buf build protos --exclude-source-info --output $(RELEASED)
 
-.PHONY: help setup lock gen viewer run stop status doctor clean admin-password walkthrough check check-python check-protos test bench chaos fmt release-api
+.PHONY: help setup lock gen programs viewer run stop status doctor clean admin-password walkthrough check check-python check-protos test bench chaos fmt release-api

@@ -115,5 +115,8 @@ def _agree(message: Any, name: str, value: str, header: str, *, wins: bool = Fal
     given = getattr(message, name)
     if given and given != value and not wins:
         raise Invalid.fields([Violation(name, f"{given!r} in the body is not {value!r} of {header}")])
-    setattr(message, name, value)
+    try:
+        setattr(message, name, value)
+    except UnicodeEncodeError as error:  # bytes that are no UTF-8 come as surrogates
+        raise Invalid.one(name, f"{header} must be UTF-8") from error
     return True

@@ -13,13 +13,13 @@ JOBS = 500
 STRIKES = 24
 
 
-@pytest.mark.timeout(340)
+@pytest.mark.timeout(600)
 async def test_whatever_dies_each_effect_happens_once_and_no_job_is_lost(tmp_path: Path) -> None:
     """Workers, gateway, NATS (its unsynced tail too) and PostgreSQL are killed, messages doubled, clocks jump: the oracle holds."""
     async with rig(tmp_path / "rig", "ci 2") as made:
         story = Story(made, JOBS, STRIKES)
         await story.run()
-        await story.end(within=200)
+        await story.end(within=420)
         counts = await story.check()
         print(made.deaths, dict(counts))
         for part in ("postgresql", "nats", "gateway", "worker-"):

@@ -45,10 +45,6 @@ def setup(service: str, *, level: str = "INFO") -> None:
     )
     pretty = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # locals may hold secrets
     renderer: Any = pretty if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        if sys.stderr.isatty()
-        else structlog.processors.JSONRenderer()
-    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -150,7 +150,9 @@ class StreamHeader(_message.Message):
     CALL_FIELD_NUMBER: _builtins.int
     KUBERNETES_FIELD_NUMBER: _builtins.int
     REGRANT_FIELD_NUMBER: _builtins.int
+    GO_AWAY_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
     traceparent: _builtins.str
     """W3C trace context."""
     @_builtins.property
@@ -165,23 +167,133 @@ class StreamHeader(_message.Message):
     def regrant(self) -> Global___Regrant:
         """A grant that replaces the one of a stream that is open, on a stream of its own."""
 
+    @_builtins.property
+    def go_away(self) -> Global___GoAway:
+        """The hub's end is about to stop."""
+
+    @_builtins.property
+    def forward(self) -> Global___Forward:
+        """Between gateways only: for which cluster and as whom; the gateway that holds the cluster's tunnel adds the grant."""
+
     def __init__(
         self,
         *,
         call: Global___CallHeader | None = ...,
         kubernetes: Global___KubernetesHeader | None = ...,
         regrant: Global___Regrant | None = ...,
+        go_away: Global___GoAway | None = ...,
         traceparent: _builtins.str = ...,
+        forward: Global___Forward | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "kubernetes", b"kubernetes", "purpose", b"purpose", "regrant", b"regrant"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "forward", b"forward", "go_away", b"go_away", "kubernetes", b"kubernetes", "purpose", b"purpose", "regrant", b"regrant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "kubernetes", b"kubernetes", "purpose", b"purpose", "regrant", b"regrant", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "forward", b"forward", "go_away", b"go_away", "kubernetes", b"kubernetes", "purpose", b"purpose", "regrant", b"regrant", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_purpose: _TypeAlias = _typing.Literal["call", "kubernetes", "regrant"]  # noqa: Y015
+    _WhichOneofReturnType_purpose: _TypeAlias = _typing.Literal["call", "kubernetes", "regrant", "go_away"]  # noqa: Y015
     _WhichOneofArgType_purpose: _TypeAlias = _typing.Literal["purpose", b"purpose"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_purpose) -> _WhichOneofReturnType_purpose | None: ...
 
 Global___StreamHeader: _TypeAlias = StreamHeader  # noqa: Y015
+
+@_typing.final
+class GoAway(_message.Message):
+    """GoAway asks the agent to dial another hub address at once. What is open goes on until it ends, or the hub ends it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for logs."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GoAway: _TypeAlias = GoAway  # noqa: Y015
+
+@_typing.final
+class Forward(_message.Message):
+    """Forward is what a gateway asks of the one that holds a cluster's tunnel. It is served there or refused, never passed on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_UID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    cluster_uid: _builtins.str
+    """Uid of the cluster."""
+    user: _builtins.str
+    """Kubernetes user, as in Grant."""
+    uid: _builtins.str
+    """The user's uid."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kubernetes groups, as in Grant."""
+
+    def __init__(
+        self,
+        *,
+        cluster_uid: _builtins.str = ...,
+        user: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uid", b"cluster_uid", "groups", b"groups", "uid", b"uid", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Forward: _TypeAlias = Forward  # noqa: Y015
+
+@_typing.final
+class TunnelHolder(_message.Message):
+    """TunnelHolder says which gateway has a cluster's tunnel, or that a gateway lives; kept in NATS, empty when it ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    SINCE_MILLIS_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    """Id of the gateway's process."""
+    address: _builtins.str
+    """`host:port` where other gateways reach it."""
+    session: _builtins.str
+    """Id of the tunnel session."""
+    number: _builtins.int
+    """Rises with each tunnel of the hub; the greatest wins."""
+    draining: _builtins.bool
+    """The gateway is about to stop."""
+    since_millis: _builtins.int
+    """When the tunnel stood, in milliseconds since 1970."""
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        address: _builtins.str = ...,
+        session: _builtins.str = ...,
+        number: _builtins.int = ...,
+        draining: _builtins.bool = ...,
+        since_millis: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "draining", b"draining", "number", b"number", "replica", b"replica", "session", b"session", "since_millis", b"since_millis"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TunnelHolder: _TypeAlias = TunnelHolder  # noqa: Y015
 
 @_typing.final
 class CallHeader(_message.Message):

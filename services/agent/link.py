@@ -21,7 +21,7 @@ from kubegems.agent.v1 import tunnel_pb2
 from libs import log
 from libs.faults import Fault, Unavailable
 from libs.rpc.pipeline import Pipeline
-from libs.tunnel import Limits, Lost, Mux, Reset, Stream, calls, websocket
+from libs.tunnel import Limits, Lost, Mux, Stream, calls, websocket
 from libs.tunnel.mux import Accept, wall_millis
 from libs.tunnel.tcp import Connection, dial
 from libs.tunnel.websocket import Unproved
@@ -184,18 +184,17 @@ class AgentLink:
 
     async def _once(self) -> None:
         """One tunnel, from dial to loss; raises what broke it."""
-        desks: list[Desk] = []
+        greeted: asyncio.Future[Desk] = asyncio.get_running_loop().create_future()
 
         async def accept(stream: Stream, header: bytes) -> None:
-            if desks:
-                await desks[0].serve(stream, header)
-            else:
-                stream.reset(Reset.REFUSED, "not greeted yet")
+            """The hub's first streams may come with its greeting; they carry grants that later ones only name."""
+            desk = await asyncio.shield(greeted)
+            await desk.serve(stream, header)
 
         async with self._dialled(accept) as mux:
-            await self._used(mux, desks)
+            await self._used(mux, greeted)
 
-    async def _used(self, mux: Mux, desks: list[Desk]) -> None:
+    async def _used(self, mux: Mux, greeted: asyncio.Future[Desk]) -> None:
         """A connection from its greeting to its loss."""
         try:
             hello = await self._greet(mux)
@@ -203,11 +202,11 @@ class AgentLink:
                 cluster_uid=self._cluster_uid, session=hello.session, keys=hello.grant_keys, hub_millis=mux.peer_now_millis
             )  # fmt: skip
             desk = Desk(mux, book, pipeline=self._pipeline, proxy=self._proxy, address=self._host, policy=self._policy)
-            desks.append(desk)
+            greeted.set_result(desk)
             await self._stand(mux, Session(hello.session, hello.hub_uid, hello.version))
         finally:
-            for desk in desks:
-                desk.close()
+            if greeted.done():
+                greeted.result().close()
             mux.abort("the agent lets go")
             await mux.closed()
 

@@ -19,6 +19,7 @@ _log = log.get(__name__)
 _RENEWABLE = timedelta(days=90)  # how long after its end a certificate may still be renewed; decisions.md 14
 _FIRST_DELAY = 1.0
 _MAX_DELAY = 300.0
+_MAX_DELAY_EXPIRED = 20.0  # without a certificate there is no tunnel
 _LONGEST_SLEEP = 600.0  # clocks jump and laptops sleep: look again at least that often
 _FINAL = (Code.PERMISSION_DENIED, Code.INVALID_ARGUMENT, Code.UNAUTHENTICATED)
 
@@ -120,6 +121,7 @@ class Renewal:
 
     async def _failed(self, error: Exception) -> None:
         self.failures += 1
-        ceiling = min(_MAX_DELAY, self._first_delay * 2 ** min(self.failures - 1, 16))
+        longest = _MAX_DELAY if self._identity is not None and self._clock.now() < self._identity.not_after else _MAX_DELAY_EXPIRED
+        ceiling = min(longest, self._first_delay * 2 ** min(self.failures - 1, 16))
         _log.warning("certificate.not_renewed", failures=self.failures, problem=str(error))
         await asyncio.sleep(random.uniform(ceiling / 2, ceiling))  # noqa: S311 -- jitter

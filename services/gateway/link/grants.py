@@ -16,6 +16,7 @@ LIFETIME_MILLIS = 60_000
 QUARTER_LIFE = LIFETIME_MILLIS / 4 / 1000  # seconds
 MOST_GROUPS = 500
 _KEPT = 1000
+_SHOWN = 8  # streams that carry a grant itself; the first may be broken off before the agent reads it
 READS = ("get", "list", "watch")
 WRITES = ("create", "update", "patch", "delete", "deletecollection", "post", "put")
 
@@ -71,7 +72,7 @@ def checked(principal: Principal) -> Principal:
 class _Kept:
     id: str
     expire_millis: int
-    signed: tunnel_pb2.SignedGrant | None  # until it was sent once
+    signed: tunnel_pb2.SignedGrant
     counter: int = 0
 
 
@@ -104,9 +105,8 @@ class Grants:
             kept = self._kept[key] = self._signed(principal, verbs, now)
             self._tidy(now)
         kept.counter += 1
-        use = tunnel_pb2.GrantUse(signed=kept.signed, id=kept.id, counter=kept.counter)
-        kept.signed = None
-        return use
+        shown = kept.signed if kept.counter <= _SHOWN else None
+        return tunnel_pb2.GrantUse(signed=shown, id=kept.id, counter=kept.counter)
 
     def _signed(self, principal: Principal, verbs: tuple[str, ...], now: int) -> _Kept:
         grant = tunnel_pb2.Grant(

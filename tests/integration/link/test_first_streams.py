@@ -9,33 +9,29 @@ from typing import Any
 
 from kubegems.agent.v1 import inventory_service_pb2, tunnel_pb2
 from libs.crypt.signing import SigningKey
-from libs.tunnel import Limits, Reset, calls
+from libs.tunnel import Limits, Reset
 from libs.tunnel.mux import wall_millis
 from libs.tunnel.tcp import Connection, listen, server_tls
 from services.gateway.link.grants import Grants
 from tests.integration.link.rig import DEV, GET_INVENTORY, Rig, kubeconfig
 
+METHOD = f"call:/{GET_INVENTORY.containing_service.full_name}/{GET_INVENTORY.name}"
 ASK = inventory_service_pb2.GetInventoryRequest()
 
 
 async def test_what_comes_with_the_greeting_is_served(rig: Rig, tmp_path: Path) -> None:
     """The agent answers a call that arrives together with the hub's greeting: its grant is not lost for those that follow."""
-    uid, key, answers = str(uuid.uuid4()), SigningKey.generate("eager"), asyncio.Queue[Any]()
+    uid, key, opened = str(uuid.uuid4()), SigningKey.generate("eager"), asyncio.Queue[Any]()
     tls = server_tls(rig.folder / "gateway.crt", rig.folder / "gateway.key", rig.folder / "ca.crt")
-
-    async def call(connection: Connection, grants: Grants) -> None:
-        method = f"call:/{GET_INVENTORY.containing_service.full_name}/{GET_INVENTORY.name}"
-        for _ in range(2):
-            answers.put_nowait(await calls.unary(connection.mux, GET_INVENTORY, ASK, timeout=5, grant=grants.use(DEV, (method,))))
-
-    tasks = []
 
     def made(connection: Connection) -> None:
         hello = tunnel_pb2.Hello(
             protocols=(2, 1), session="s1", hub_uid="h1", time_millis=wall_millis(), grant_keys={key.kid: key.public}
         )  # fmt: skip
         connection.mux.hello(hello.SerializeToString())
-        tasks.append(asyncio.create_task(call(connection, Grants(key, cluster_uid=uid, session="s1", now_millis=wall_millis))))
+        use = Grants(key, cluster_uid=uid, session="s1", now_millis=wall_millis).use(DEV, (METHOD,))
+        header = tunnel_pb2.StreamHeader(call=tunnel_pb2.CallHeader(method=METHOD.removeprefix("call:"), grant=use))
+        opened.put_nowait(connection.mux.open(header.SerializeToString(), ASK.SerializeToString(), end=True))
 
     async def refuse(stream: Any, _: bytes) -> None:
         stream.reset(Reset.REFUSED, "this hub only asks")
@@ -44,14 +40,11 @@ async def test_what_comes_with_the_greeting_is_served(rig: Rig, tmp_path: Path) 
     before, rig.port = rig.port, server.sockets[0].getsockname()[1]
     try:
         async with rig.agent(uid, kubeconfig(tmp_path / "k", "http://127.0.0.1:9"), online=False):
-            for _ in range(2):
-                assert (await asyncio.wait_for(answers.get(), 10)).inventory.kubernetes_version == DEV.user
+            reply = await asyncio.wait_for((await asyncio.wait_for(opened.get(), 10)).receive(), 10)
+            assert inventory_service_pb2.GetInventoryResponse.FromString(reply).inventory.kubernetes_version == DEV.user
     finally:
         rig.port = before
         server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_first_request_that_is_broken_off_costs_the_next_nothing(rig: Rig, tmp_path: Path) -> None:
@@ -59,8 +52,7 @@ async def test_a_first_request_that_is_broken_off_costs_the_next_nothing(rig: Ri
     uid = str(uuid.uuid4())
     async with rig.agent(uid, kubeconfig(tmp_path / "k", "http://127.0.0.1:9")):
         tunnel = rig.links._tunnels[uid]
-        method = f"call:/{GET_INVENTORY.containing_service.full_name}/{GET_INVENTORY.name}"
-        header = tunnel_pb2.CallHeader(method=method.removeprefix("call:"), grant=tunnel.grants.use(DEV, (method,)))
+        header = tunnel_pb2.CallHeader(method=METHOD.removeprefix("call:"), grant=tunnel.grants.use(DEV, (METHOD,)))
         stream = tunnel.mux.open(tunnel_pb2.StreamHeader(call=header).SerializeToString(), end=True)
         stream.reset(Reset.CANCELLED)
         assert (await rig.links.call(uid, GET_INVENTORY, ASK, DEV, 5)).inventory.kubernetes_version == DEV.user

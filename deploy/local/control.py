@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 
 from deploy.local import kubeconfig
 from deploy.local.part import Part, until_open
-from deploy.local.ports import Ports
+from deploy.local.ports import Taking
 from deploy.local.process import Command
 from libs.clock import SystemClock
 from libs.crypt import ca
@@ -38,7 +38,7 @@ class ControlPlane:
         durable: False lets etcd skip fsync; for tests.
     """
 
-    def __init__(self, folder: Path, logs: Path, ports: Ports, *, durable: bool = True) -> None:
+    def __init__(self, folder: Path, logs: Path, ports: Taking, *, durable: bool = True) -> None:
         self.folder = folder
         self._logs = logs
         self._durable = durable

@@ -51,7 +51,7 @@ class Hub:
         """The cluster, made when it is not there."""
         found = await self._call("GET", f"/clusters/{name}", none_when=_NOT_FOUND)
         if found is None:
-            body = {"clusterId": name, "cluster": {"displayName": "Local"}}
+            body = {"clusterId": name, "cluster": {"displayName": name.replace("-", " ").title()}}
             found = await self._call("POST", "/clusters", body)
         return dict(found)
 

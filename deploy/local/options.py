@@ -17,7 +17,7 @@ class Options:
 
     Attributes:
         jaeger: build and start a Jaeger, and export to it.
-        cluster: run a member cluster `local`.
+        clusters: how many member clusters to run: `local`, `local-2`, ….
         database_url: an existing PostgreSQL.
         nats_url: an existing NATS, configured as the documentation tells.
         kubeconfig: an existing cluster's admin; it becomes `local`.
@@ -27,7 +27,7 @@ class Options:
     """
 
     jaeger: bool = False
-    cluster: bool = True
+    clusters: int = 1
     database_url: str = field(default="", repr=False)
     nats_url: str = ""
     kubeconfig: Path | None = None
@@ -44,10 +44,18 @@ class Options:
         wanted = env.get("KUBEGEMS_LOCAL_PORTS", "")
         return cls(
             jaeger=env.get("JAEGER", "") not in ("", "0"),
-            cluster=env.get("KUBEGEMS_LOCAL_CLUSTER", "1") != "0",
+            clusters=_clusters(env.get("CLUSTERS", "")) if env.get("KUBEGEMS_LOCAL_CLUSTER", "1") != "0" else 0,
             database_url=env.get("KUBEGEMS_DATABASE_URL", ""),
             nats_url=env.get("KUBEGEMS_NATS_URL", ""),
             kubeconfig=Path(kubeconfig).absolute() if kubeconfig else None,
             ports={} if wanted == "any" else ports.parse(wanted),
             documented_ports=wanted != "any",
         )
+
+
+def _clusters(text: str) -> int:
+    if not text:
+        return 1
+    if not text.isdecimal() or int(text) < 1:
+        raise LocalError(f"CLUSTERS={text}: say how many member clusters to run, 1 or more")
+    return int(text)

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from deploy.local.errors import LocalError
 
@@ -37,6 +38,7 @@ DEFAULTS: Mapping[str, int] = {
     "jaeger-query-grpc": 8492,
     "jaeger-metrics": 8493,
 }
+_FURTHER = 100  # between the documented ports of one cluster and the next
 _LOW, _HIGH = 20_000, 32_000  # below the kernel's own range for outgoing connections
 
 
@@ -72,7 +74,7 @@ class Ports:
                     f"port {self._wanted[name]} ({name}) is in use: end what uses it, or choose another by KUBEGEMS_LOCAL_PORTS={name}=…"
                 )
             return self._wanted[name]
-        candidates = [self._remembered.get(name, 0), DEFAULTS[name] if self._documented else 0]
+        candidates = [self._remembered.get(name, 0), documented(name) if self._documented else 0]
         for port in candidates:
             if port and port not in self.taken.values() and is_free(port):
                 return port
@@ -87,6 +89,33 @@ class Ports:
             if port not in self.taken.values() and is_free(port):
                 return port
         raise LocalError("no free port on 127.0.0.1 between 20000 and 32000")
+
+
+class Scoped:
+    """The ports of one further cluster, by the names that the first one's have."""
+
+    def __init__(self, ports: Ports, cluster: str) -> None:
+        self._ports = ports
+        self._cluster = cluster
+
+    def take(self, name: str) -> int:
+        """As `Ports.take`."""
+        return self._ports.take(f"{self._cluster}/{name}")
+
+
+class Taking(Protocol):
+    """What gives a name its port."""
+
+    def take(self, name: str) -> int:
+        """The port."""
+        ...
+
+
+def documented(name: str) -> int:
+    """The documented port of a name: `apiserver` 8480, `local-2/apiserver` 8580, and so on; 0 for an unknown name."""
+    cluster, _, part = name.rpartition("/")
+    number = cluster.rpartition("-")[2] or "1"
+    return DEFAULTS[part] + _FURTHER * (int(number) - 1) if part in DEFAULTS and number.isdecimal() else 0
 
 
 def is_free(port: int) -> bool:
@@ -105,7 +134,7 @@ def parse(text: str) -> dict[str, int]:
     table: dict[str, int] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = item.partition("=")
-        if name not in DEFAULTS or not number.isdigit() or not 0 < int(number) < 1 << 16:
+        if not documented(name) or not number.isdigit() or not 0 < int(number) < 1 << 16:
             raise LocalError(f"KUBEGEMS_LOCAL_PORTS: {item!r} is not name=port; names: {', '.join(DEFAULTS)}")
         table[name] = int(number)
     return table

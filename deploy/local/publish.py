@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from deploy.local import site
 from deploy.local.layout import Layout
 from deploy.local.supervise import Supervisor
 from libs.crypt import ca
@@ -35,12 +36,13 @@ class Publisher:
         self._layout = layout
         self._started = time.time()
         self.facts: dict[str, str] = {}
+        self.clusters: dict[str, dict[str, str]] = {}  # facts of each member cluster
 
     def publish(self, supervisor: Supervisor) -> None:
         """Writes all of it anew."""
         kept = supervisor.kept
         pids = {name: found.pid for name, found in kept.items() if found.pid}
-        self._layout.write_json(self._layout.endpoints, self.facts | {"pids": {"starter": os.getpid()} | pids})
+        self._layout.write_json(self._layout.endpoints, self.facts | {"clusters": self.clusters, "pids": {"starter": os.getpid()} | pids})
         ca.write_private(self._layout.env, self._shell())
         parts: dict[str, Any] = {
             name: {"state": found.state, "pid": found.pid, "crashes": found.crashes, "log": str(found.part.command().log)}
@@ -51,6 +53,10 @@ class Publisher:
     def _shell(self) -> str:
         """Variables for a shell; curl trusts the hub through `CURL_CA_BUNDLE`, and the pinned kubectl comes first."""
         lines = [f"export {name}={shlex.quote(self.facts[fact])}" for fact, name in _VARIABLES.items() if fact in self.facts]
+        for name, facts in self.clusters.items():
+            if name != site.FIRST:
+                suffix = name.upper().replace("-", "_")
+                lines += [f"export {_VARIABLES[fact]}_{suffix}={shlex.quote(value)}" for fact, value in facts.items()]
         if "ca" in self.facts:
             lines.append(f"export CURL_CA_BUNDLE={shlex.quote(self.facts['ca'])}")
         lines.append(f"export PATH={shlex.quote(str(Path(sys.prefix) / 'bin'))}:$PATH")

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from deploy.local import build
+from deploy.local import build, site
 from deploy.local.collector import Jaeger
 from deploy.local.errors import LocalError
 from deploy.local.hubparts import HubParts
@@ -38,7 +38,7 @@ class Stack:
         self._say = say
         self._ports = Ports(layout.ports, wanted=options.ports, documented=options.documented_ports)
         self.hub = HubParts(layout, options, self._ports)
-        self.member = MemberParts(layout, options, self._ports, say)
+        self.members = [self.member(name) for name in site.names(options.clusters)]
         self._publisher = Publisher(layout)
         self.supervisor = Supervisor(say, self._publish)
         self._tasks: list[asyncio.Task[None]] = []
@@ -47,11 +47,16 @@ class Stack:
         self.traced = asyncio.Event()
         self._env: dict[str, str] = {}
 
+    def member(self, name: str) -> MemberParts:
+        """A member cluster that may be started and joined."""
+        return MemberParts(self.layout, self._options, self._ports, self._say, name)
+
     async def start(self) -> None:
-        """Starts the hub and returns; the member cluster is built, started and joined meanwhile. Raises LocalError."""
+        """Starts the hub and returns; the member clusters are built, started and joined meanwhile. Raises LocalError."""
         free = shutil.disk_usage(self.layout.root).free
-        if free < _DISK:
-            raise LocalError(f"too little disk: {self.layout.root} has {free >> 20} MiB free, KubeGems wants 1024")
+        wanted = _DISK * max(len(self.members), 1)
+        if free < wanted:
+            raise LocalError(f"too little disk: {self.layout.root} has {free >> 20} MiB free, KubeGems wants {wanted >> 20}")
         await self.hub.prepare()
         jaeger = Jaeger(self.layout.root / "jaeger", self.layout.logs / "jaeger.log", self._ports) if self._options.jaeger else None
         if jaeger:
@@ -59,7 +64,7 @@ class Stack:
             self._spawn("jaeger", self._run_jaeger(jaeger))
         else:
             self.traced.set()
-        self._spawn("member cluster", self._run_member())
+        self._spawn("member clusters", self._run_members())
         await self.supervisor.start(*self.hub.stores())
         await self.supervisor.start(self.hub.gateway(self._env))
         await self.supervisor.start(*(self.hub.inner(name, self._env) for name in ("msgbus", "worker")))
@@ -76,7 +81,7 @@ class Stack:
         self.hub_ready.set()
 
     async def up(self) -> None:
-        """Starts the hub and returns once the member cluster has joined and Jaeger, if wanted, takes spans."""
+        """Starts the hub and returns once the member clusters have joined and Jaeger, if wanted, takes spans."""
         await self.start()
         await self.joined.wait()
         await self.traced.wait()
@@ -104,16 +109,20 @@ class Stack:
 
         self._tasks.append(asyncio.create_task(owned(), name=name))
 
-    async def _run_member(self) -> None:
-        if self._options.cluster:
-            await self.member.start_control_plane(self.supervisor)
+    async def _run_members(self) -> None:
+        for member in self.members:
+            await member.start_control_plane(self.supervisor)
             await self.hub_ready.wait()
-            await self.member.join(self.hub, self.supervisor, self._env)
-            self._publisher.facts |= {"kubeconfig": str(self.member.kubeconfig)}
-            if self.member.hub_kubeconfig.exists():
-                self._publisher.facts |= {"hub_kubeconfig": str(self.member.hub_kubeconfig)}
+            await self.join(member, self.supervisor)
+            if member.name == site.FIRST:
+                self._publisher.facts |= member.facts
+            self._publisher.clusters[member.name] = member.facts
             self._publish()
         self.joined.set()
+
+    async def join(self, member: MemberParts, supervisor: Supervisor) -> None:
+        """Joins a cluster whose control plane serves; the supervisor keeps its agent and controller."""
+        await member.join(self.hub, supervisor, self._env)
 
     async def _run_jaeger(self, jaeger: Jaeger) -> None:
         if not await build.cached(build.JAEGER):
@@ -130,7 +139,8 @@ class Stack:
             await asyncio.sleep(_RENEWAL)
             self.hub.certificates.renew()
             with contextlib.suppress(LocalError):  # tomorrow is early enough
-                await self.member.renew_tokens()
+                for member in self.members:
+                    await member.renew_tokens()
 
     def _publish(self) -> None:
         if self._publisher.facts:

@@ -60,9 +60,9 @@ async def _start(stack: Stack, say: _Teller) -> None:
         facts[-1] += f": {stack.layout.admin_password.read_text().strip()}"
     say("the hub is ready\n" + "\n".join(f"    {line}" for line in facts))
     await stack.joined.wait()
-    if stack.member.member:
-        lines = [f"its own admin      {stack.member.kubeconfig}", f"through the hub    {stack.member.hub_kubeconfig}"]
-        say("the cluster `local` has joined; kubeconfigs:\n" + "\n".join(f"    {line}" for line in lines))
+    for member in stack.members:
+        lines = [f"its own admin      {member.kubeconfig}", f"through the hub    {member.site.hub_kubeconfig}"]
+        say(f"the cluster `{member.name}` has joined; kubeconfigs:\n" + "\n".join(f"    {line}" for line in lines))
     say("KubeGems runs. `. .local/env` sets variables for your shell; Ctrl-C or `make stop` ends all.")
 
 

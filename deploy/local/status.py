@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 
+from deploy.local import site
 from deploy.local.layout import Layout
 
 _NOT_RUNNING = 3  # as LSB says for a status
@@ -23,9 +25,17 @@ def show(layout: Layout) -> int:
     print(f"KubeGems runs since {time.strftime('%H:%M:%S', time.localtime(status['started']))} (pid {pid})")
     for name, part in status["parts"].items():
         crashes = f", crashed {part['crashes']}x" if part["crashes"] else ""
-        print(f"  {name:<24} {part['state']:<9} pid {part['pid'] or '-':<8} {part['log']}{crashes}")
+        print(f"  {name:<32} {part['state']:<9} pid {part['pid'] or '-':<8} {part['log']}{crashes}")
     if layout.endpoints.exists():
         for name, value in json.loads(layout.endpoints.read_text()).items():
-            if name != "pids":
-                print(f"  {name:<24} {value}")
+            if name not in ("pids", "clusters"):
+                print(f"  {name:<32} {value}")
+        _show_clusters(json.loads(layout.endpoints.read_text()).get("clusters", {}))
     return 0 if all(part["state"] == "ready" for part in status["parts"].values()) else 1
+
+
+def _show_clusters(clusters: Mapping[str, Mapping[str, str]]) -> None:
+    for cluster, facts in clusters.items():
+        if cluster != site.FIRST:
+            for name, value in facts.items():
+                print(f"  {f'{cluster}/{name}':<32} {value}")

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ class Platform:
 
 
 @contextlib.asynccontextmanager
-async def platform(folder: Path, *, jaeger: bool = True) -> AsyncIterator[Platform]:
-    """Runs a platform for the length of a block; everything is built before the clock starts."""
+async def platform(folder: Path, *, jaeger: bool = True, ports: Mapping[str, int] | None = None) -> AsyncIterator[Platform]:
+    """Runs a platform for the length of a block; everything is built before the clock starts. `ports` must be these."""
     await clusters.programs()
     if jaeger:
         await build.binary(build.JAEGER, print)
@@ -85,7 +85,7 @@ async def platform(folder: Path, *, jaeger: bool = True) -> AsyncIterator[Platfo
         said.append(line)
         print(line)
 
-    stack = Stack(layout, Options(jaeger=jaeger, documented_ports=False, durable=False), say)
+    stack = Stack(layout, Options(jaeger=jaeger, documented_ports=False, durable=False, ports=ports or {}), say)
     try:
         async with asyncio.timeout(_START_SECONDS * timescale()):
             await _first(stack.up(), stack.failure())

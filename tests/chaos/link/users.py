@@ -1,0 +1,138 @@
+"""Users who never stop asking who they are, and one whose right is taken away again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from tests.e2e.world import PASSWORD
+from tests.kit.rest import User
+
+REVIEWS = "/k8s/clusters/local/apis/authentication.k8s.io/v1/selfsubjectreviews"
+SECONDS = aiohttp.ClientTimeout(total=20)
+AWAY = (aiohttp.ClientError, TimeoutError, OSError)
+REVIEW = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+
+
+@dataclass
+class Person:
+    """Someone who signs in again whenever the token has ended.
+
+    Attributes:
+        uid: of the account, once it was read.
+    """
+
+    anyone: User
+    name: str
+    password: str = PASSWORD
+    uid: str = ""
+    token: str = ""
+
+    async def call(self, method: str, path: str, body: Any = None, *, key: str = "") -> tuple[int, Any]:
+        """Status and body of one call; raises one of AWAY."""
+        if not self.token:
+            await self._sign_in()
+        headers = {"Authorization": f"Bearer {self.token}"} | ({"Idempotency-Key": key} if key else {})
+        session, base = self.anyone.session, self.anyone.base
+        async with session.request(method, base + path, json=body, headers=headers, ssl=self.anyone.tls, timeout=SECONDS) as reply:
+            raw = await reply.read()
+            if reply.status == 401:
+                self.token = ""
+            return reply.status, json.loads(raw) if "json" in reply.headers.get("Content-Type", "") and raw else {}
+
+    async def insist(self, method: str, path: str, body: Any = None, *, key: str = "", within: float = 90) -> Any:
+        """Asks, with one idempotency key, until there is an answer that is not "not now"."""
+        until = time.monotonic() + within
+        last: Any = None
+        while time.monotonic() < until:
+            try:
+                status, last = await self.call(method, "/api/v1" + path, body, key=key)
+                if status < 300:
+                    return last
+                assert status in (401, 429, 499, 500, 502, 503, 504) or (status == 404 and method == "DELETE"), f"{status}: {last}"
+                if status == 404:
+                    return last
+            except AWAY as error:
+                last = error
+            await asyncio.sleep(0.3)
+        raise AssertionError(f"{method} {path}: no answer within {within} s, last {last!r}")
+
+    async def watch(self, path: str, started: asyncio.Event) -> None:
+        """Keeps a watch until it is ended; `started` is set with its first bytes. Raises one of AWAY before that."""
+        if not self.token:
+            await self._sign_in()
+        headers = {"Authorization": f"Bearer {self.token}"}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        url = self.anyone.base + path
+        async with self.anyone.session.get(url, headers=headers, ssl=self.anyone.tls, timeout=timeout) as reply:
+            if reply.status != 200:
+                raise aiohttp.ClientConnectionError(f"{reply.status}")
+            try:
+                async for _ in reply.content.iter_any():
+                    started.set()
+            except AWAY:
+                if not started.is_set():
+                    raise
+
+    async def _sign_in(self) -> None:
+        body = {"username": self.name, "password": self.password}
+        url, tls = f"{self.anyone.base}/api/v1/sessions", self.anyone.tls
+        async with self.anyone.session.post(url, json=body, ssl=tls, timeout=SECONDS) as reply:
+            if reply.status >= 300:
+                raise aiohttp.ClientConnectionError(f"sign-in {reply.status}")
+            self.token = (await reply.json())["accessToken"]
+
+
+@dataclass
+class Asking:
+    """A person who asks the API server who it takes him for, and for what is another's.
+
+    Attributes:
+        person: who asks.
+        groups: all that he may be sent as.
+        forbidden: a path that must never be answered.
+        wrong: what must not have happened.
+        seen: answers, by kind.
+    """
+
+    person: Person
+    groups: set[str]
+    forbidden: str
+    wrong: list[str] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    async def run(self) -> None:
+        """For ever."""
+        for turn in itertools.count():
+            try:
+                if turn % 3:
+                    await self._who()
+                else:
+                    await self._forbidden()
+            except AWAY as error:
+                self.seen[type(error).__name__] += 1
+            await asyncio.sleep(0.25)
+
+    async def _who(self) -> None:
+        status, body = await self.person.call("POST", REVIEWS, REVIEW)
+        self.seen[str(status)] += 1
+        if status != 201:
+            return
+        info = body["status"]["userInfo"]
+        ours = {group for group in info.get("groups", []) if group.startswith("gems:")}
+        told = (info.get("username"), info.get("uid"))
+        if told != (f"gems:user:{self.person.name}", self.person.uid) or ours != self.groups:
+            self.wrong.append(f"{self.person.name} was taken for {info}")
+
+    async def _forbidden(self) -> None:
+        status, body = await self.person.call("GET", self.forbidden)
+        self.seen[f"other's {status}"] += 1
+        if status < 400:
+            self.wrong.append(f"{self.person.name} read {self.forbidden}: {str(body)[:200]}")

@@ -1,4 +1,4 @@
-"""Runs every measurement of this folder, one after the other; each prints one JSON line per figure."""
+"""Runs the measurements of this folder, or those named (`python -m tests.bench push`), one after the other; each prints one JSON line per figure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ _SECONDS = 600
 def main() -> int:
     """0 when all ran; a missed goal is for the reader, a crash is not."""
     here = Path(__file__).parent
-    codes = [
-        subprocess.run([sys.executable, str(script)], check=False, timeout=_SECONDS).returncode for script in sorted(here.glob("[a-z]*.py"))
-    ]
+    scripts = [here / f"{name}.py" for name in sys.argv[1:]] or sorted(here.glob("[a-z]*.py"))
+    codes = [subprocess.run([sys.executable, str(script)], check=False, timeout=_SECONDS).returncode for script in scripts]
     return max(codes, default=0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,10 +72,14 @@ class Api:
         pipeline: runs the calls.
         methods: which of its methods are bound; internal ones are left out in any case.
         cors: which other origins' pages may call; none by default.
+        limit: by client address, for what becomes no call (unknown paths, OPTIONS, broken requests); raises Exhausted.
     """
 
-    def __init__(self, pipeline: Pipeline, methods: Iterable[Method] | None = None, *, cors: Cors | None = None) -> None:
-        self._pipeline, self._cors = pipeline, cors or Cors()
+    def __init__(
+        self, pipeline: Pipeline, methods: Iterable[Method] | None = None, *,
+        cors: Cors | None = None, limit: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._pipeline, self._cors, self._limit = pipeline, cors or Cors(), limit
         self._routes: Routes[Binding] = Routes()
         self._compressible: set[str] = set()
         for method in public(pipeline.methods if methods is None else methods):
@@ -87,16 +91,33 @@ class Api:
     async def answer(self, request: Request) -> Answer:
         """Answers a request; streams are begun by whoever iterates `items`. Never raises a Fault."""
         request_id = new_id().hex
-        sent = {"kubegems-request-id": request_id}
+        sent = {errors.REQUEST_ID: request_id}
         if self._cors:
             sent |= self._cors.headers(request.headers.get("origin", ""))
         try:
-            return await self._answer(request, request_id, sent)
+            routed = self._routed(request, request_id, sent)
+            return routed if isinstance(routed, Answer) else await self._answer(request, *routed)
         except Fault as fault:
-            status, more, body = errors.answer(fault)
+            status, more, body = errors.answer(fault, request_id)
             return Answer(status, JSON, body, sent | more)
 
-    async def _answer(self, request: Request, request_id: str, sent: dict[str, str]) -> Answer:
+    def _routed(self, request: Request, request_id: str, sent: dict[str, str]) -> Answer | tuple[Binding, str, Call, Any]:
+        """The call that a request is, the form of its answer and what reads its message; or an answer without a call."""
+        try:
+            routed = self._read(request, request_id, sent)
+        except Fault:
+            self._uncalled(request)
+            raise
+        if isinstance(routed, Answer):
+            self._uncalled(request)
+        return routed
+
+    def _uncalled(self, request: Request) -> None:
+        """What no call's limits hold back."""
+        if self._limit is not None:
+            self._limit(request.address)
+
+    def _read(self, request: Request, request_id: str, sent: dict[str, str]) -> Answer | tuple[Binding, str, Call, Any]:
         segments, pairs = paths.split(request.target)
         found = self._routes.find(segments)
         if not found:
@@ -109,7 +130,10 @@ class Api:
         headers.refuse_doubled(request.doubled)
         call = headers.call(method, request.headers, request.address, request_id)
         call.response_headers = sent
-        given = _given(request, binding, segments, pairs, call)
+        return binding, form, call, _given(request, binding, segments, pairs, call)
+
+    async def _answer(self, request: Request, binding: Binding, form: str, call: Call, given: Any) -> Answer:
+        method, sent = binding.method, call.response_headers
         if method.streams:
             raw = method.descriptor.output_type.full_name == HTTP_BODY
             sent |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -119,7 +143,7 @@ class Api:
         if isinstance(reply, bytes):
             reply = method.response_class.FromString(reply)
         if_none_match = request.headers.get("if-none-match", "") if request.method in ("GET", "HEAD") else ""
-        answer = _reply(binding, reply, sent, if_none_match, request_id)
+        answer = _reply(binding, reply, sent, if_none_match, call.request_id)
         if method.path in self._compressible and request.method != "HEAD":
             await compress.squeeze(answer, request.headers.get("accept-encoding", ""))
         return answer

@@ -6,9 +6,11 @@ aiohttp's protocol class is extended in the few places where it asks for that; `
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from aiohttp import web
@@ -19,10 +21,12 @@ from libs import log
 from libs.clock import new_id
 from libs.faults import Fault, Internal
 from libs.rest import errors
+from libs.rest.door import HANDSHAKE_SECONDS, Door
 from libs.rest.errors import HttpFault
 from libs.rpc.addresses import Proxies
 
-_HANDSHAKE_SECONDS = 10.0
+_LATER = timedelta(seconds=1)
+_TOLD = 64  # connections over the bound that are still told so; further ones get no handshake
 _log = log.get("libs.rest")
 
 
@@ -31,21 +35,28 @@ class Guard:
     """Bounds of connections.
 
     Attributes:
-        per_address: connections of one client address at a time; those of trusted proxies are not counted.
+        per_address: connections of one client address at a time, from their first packet on; those of trusted proxies may be more.
         head_seconds: how long a request's line and headers may take from the first byte, or from the connection's begin.
         proxies: trusted ones.
+        handshake_seconds: how long a TLS handshake may take.
         open: connections by address.
     """
 
     per_address: int = 1024
     head_seconds: float = 10.0
     proxies: Proxies = field(default_factory=Proxies)
+    handshake_seconds: float = HANDSHAKE_SECONDS
     open: Counter[str] = field(default_factory=Counter)
 
-    def enter(self, address: str) -> bool:
-        """Counts a connection; whether it may stay."""
+    def enter(self, address: str) -> bool | None:
+        """Counts a connection: whether it may stay or is to be told that it may not. None: so many that it is neither told nor counted."""
+        if self.open[address] < self.per_address or self.proxies.trusts(address):
+            self.open[address] += 1
+            return True
+        if self.open[address] >= self.per_address + _TOLD:
+            return None
         self.open[address] += 1
-        return self.open[address] <= self.per_address or self.proxies.trusts(address)
+        return False
 
     def leave(self, address: str) -> None:
         """A connection is gone."""
@@ -55,37 +66,40 @@ class Guard:
 
 
 class Connection(RequestHandler):
-    """aiohttp's connection under a guard."""
+    """aiohttp's connection under a guard that has counted it; `welcome` says whether it may stay."""
 
-    __slots__ = ("_address", "_guard", "_head_timer")
+    __slots__ = ("_address", "_guard", "_head_timer", "_welcome")
 
-    def __init__(self, manager: Any, guard: Guard, **options: Any) -> None:
+    def __init__(self, manager: Any, guard: Guard, address: str, *, welcome: bool, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._guard = guard
-        self._address: str | None = None
+        self._guard, self._welcome = guard, welcome
+        self._address: str | None = address
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes a connection, or sends one too many away."""
-        peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else ""
-        if self._guard.enter(self._address):
+        if self._welcome:
             super().connection_made(transport)
             self._wait_for_head()
             return
         self._force_close = True
         limit = self._guard.per_address
         refusal = HttpFault.of(429, "TOO_MANY_CONNECTIONS", f"this address has {limit} connections already, which is all it may have")
+        refusal.retry_after = _LATER
         transport.write(_raw(refusal))  # type: ignore[attr-defined]
         transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forgets a connection."""
         self._stop_waiting()
+        self.forget()
+        super().connection_lost(exc)
+
+    def forget(self) -> None:
+        """Gives its place back, once."""
         if self._address is not None:
             self._guard.leave(self._address)
             self._address = None
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Watches how long a head takes, from its first byte to its last."""
@@ -106,7 +120,7 @@ class Connection(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer is under way; it can only be cut off")
         fault = _fault(request, status, exc)
-        http_status, headers, body = errors.answer(fault)
+        http_status, headers, body = errors.answer(fault, fault.metadata.get("correlation", ""))
         response = web.Response(status=http_status, body=body, headers=headers | {"Content-Type": "application/json"})
         response.force_close()
         return response
@@ -139,13 +153,40 @@ class Site(web.TCPSite):
     async def start(self) -> None:
         """Listens; OSError when the port is taken."""
         self._runner._reg_site(self)  # noqa: SLF001 -- what the class we extend does in its own start
-        server: Any = self._runner.server
         loop = asyncio.get_running_loop()
-        handshake = _HANDSHAKE_SECONDS if self._ssl_context is not None else None
-        self._server = await loop.create_server(
-            lambda: Connection(server, self._guard, loop=loop, **server._kwargs),  # noqa: SLF001 -- as above
-            self._host, self._port, ssl=self._ssl_context, backlog=self._backlog, ssl_handshake_timeout=handshake,
-        )  # fmt: skip
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        sockets = [_listening(family, address, self._backlog) for family, *_, address in dict.fromkeys(found)]
+        self._server = Door(sockets, self._met, self._ssl_context, self._guard.handshake_seconds)  # type: ignore[assignment] # as much of one as is asked for
+
+    async def stop(self) -> None:
+        """Takes no new connections and waits until the port is free."""
+        door: Any = self._server
+        await super().stop()
+        if door is not None:
+            await door.wait_closed()
+
+    def _met(self, address: str) -> Connection | None:
+        server: Any = self._runner.server
+        welcome = self._guard.enter(address)
+        if welcome is None:
+            return None
+        loop = asyncio.get_running_loop()
+        return Connection(server, self._guard, address, welcome=welcome, loop=loop, **server._kwargs)  # noqa: SLF001 -- as above
+
+
+def _listening(family: int, address: Any, backlog: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        made.listen(backlog)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _fault(request: web.BaseRequest, status: int, error: BaseException | None) -> Fault:
@@ -159,6 +200,7 @@ def _fault(request: web.BaseRequest, status: int, error: BaseException | None) -
 
 
 def _raw(fault: Fault) -> bytes:
-    status, _, body = errors.answer(fault)
-    head = f"HTTP/1.1 {status} Refused\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    return head.encode() + body
+    status, headers, body = errors.answer(fault)
+    headers |= {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} Refused\r\n{head}\r\n".encode() + body

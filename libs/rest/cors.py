@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 _TAKEN = "authorization, content-type, if-match, if-none-match, idempotency-key, last-event-id, grpc-timeout, traceparent"
 _SHOWN = "etag, kubegems-request-id, kubegems-trace-id, kubegems-replayed, retry-after, "
-_SHOWN += "ratelimit-limit, ratelimit-remaining, ratelimit-reset"
+_SHOWN += "ratelimit-limit, ratelimit-remaining, ratelimit-reset, deprecation, sunset"
 _MAX_AGE = "600"
 
 

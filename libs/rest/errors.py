@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from libs.clock import new_id
 from libs.faults import Code, Fault
 from libs.rpc.sizes import TooLarge
 from libs.rpc.status import error_body
@@ -27,8 +28,7 @@ HTTP_STATUS: dict[Code, int] = {
     Code.DATA_LOSS: 500,
     Code.UNAUTHENTICATED: 401,
 }
-
-
+REQUEST_ID = "kubegems-request-id"
 _NEAREST = {404: Code.NOT_FOUND, 405: Code.UNIMPLEMENTED, 408: Code.DEADLINE_EXCEEDED, 429: Code.RESOURCE_EXHAUSTED}
 
 
@@ -48,8 +48,9 @@ class HttpFault(Fault):
         return fault
 
 
-def answer(fault: Fault) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of a fault."""
+def answer(fault: Fault, request_id: str = "") -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of a fault; both hold an id of the request, a new one when it has none yet."""
+    request_id = request_id or new_id().hex
     headers: dict[str, str] = {}
     status = HTTP_STATUS[fault.code]
     if isinstance(fault, HttpFault):
@@ -60,4 +61,5 @@ def answer(fault: Fault) -> tuple[int, dict[str, str], bytes]:
         headers["WWW-Authenticate"] = 'Bearer realm="kubegems"'
     if fault.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(fault.retry_after.total_seconds())))
-    return status, headers, error_body(fault, status)
+    headers[REQUEST_ID] = request_id
+    return status, headers, error_body(fault, status, request_id)

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from libs.clock import new_id
 from libs.faults import Fault
 from libs.rest import errors, streams
 from libs.rest.api import SSE, Answer, Api, Request
@@ -47,6 +48,7 @@ class HttpServer:
     def __init__(self, api: Api, *, guard: Guard | None = None, body_seconds: float = BODY_SECONDS) -> None:
         self._api, self._guard, self._body_seconds = api, guard or Guard(), body_seconds
         self._app = web.Application(middlewares=[_behind(self._guard)] if self._guard.proxies else [])
+        self._app.on_response_prepare.append(_with_id)
         self._runner: web.AppRunner | None = None
 
     def add_raw_route(self, path: str, handler: Handler, method: str = "*") -> None:
@@ -93,6 +95,12 @@ class HttpServer:
         if answer.items is None:
             return _response(answer)
         return await (_raw_stream if answer.raw else _stream)(request, answer)
+
+
+async def _with_id(_request: web.Request, response: web.StreamResponse) -> None:
+    """What no API call made, such as a document or an answer under `/k8s`, has an id too."""
+    if errors.REQUEST_ID not in response.headers:
+        response.headers[errors.REQUEST_ID] = new_id().hex
 
 
 def _behind(guard: Guard) -> Callable[..., Awaitable[web.StreamResponse]]:
@@ -183,7 +191,8 @@ async def _stream(request: web.Request, answer: Answer) -> web.StreamResponse:
     assert answer.binding is not None
     form = streams.SSE_FORM if answer.content_type == SSE else streams.NDJSON_FORM
     response = web.StreamResponse()
-    async with aclosing(streams.chunks(answer.items, answer.method.response_class, form, answer.binding.encode)) as running:
+    made = answer.method.response_class, form, answer.binding.encode
+    async with aclosing(streams.chunks(answer.items, *made, request_id=answer.headers[errors.REQUEST_ID])) as running:
         try:
             await anext(running)
         except Fault as fault:
@@ -229,5 +238,5 @@ async def _begun(request: web.Request, answer: Answer, content_type: str) -> web
 
 
 def _refused(answer: Answer, fault: Fault) -> web.Response:
-    status, headers, body = errors.answer(fault)
+    status, headers, body = errors.answer(fault, answer.headers[errors.REQUEST_ID])
     return _response(Answer(status, "application/json", body, answer.headers | headers))

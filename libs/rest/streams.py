@@ -30,7 +30,7 @@ class Form:
     """How items and faults look on the wire."""
 
     item: Callable[[Message, bytes], bytes]  # of a message and its JSON
-    fault: Callable[[Fault], bytes]
+    fault: Callable[[Fault, str], bytes]  # of a fault and the id of the request
     keep_alive: bytes
 
 
@@ -40,8 +40,8 @@ def _sse(message: Message, text: bytes) -> bytes:
     return (f"id: {token}\n".encode() if token else b"") + b"data: " + text + b"\n\n"
 
 
-SSE_FORM = Form(_sse, lambda fault: b"event: error\ndata: " + errors.answer(fault)[2] + b"\n\n", b": keep-alive\n\n")
-NDJSON_FORM = Form(lambda _message, text: text + b"\n", lambda fault: errors.answer(fault)[2] + b"\n", b"\n")
+SSE_FORM = Form(_sse, lambda fault, id_: b"event: error\ndata: " + errors.answer(fault, id_)[2] + b"\n\n", b": keep-alive\n\n")
+NDJSON_FORM = Form(lambda _message, text: text + b"\n", lambda fault, id_: errors.answer(fault, id_)[2] + b"\n", b"\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class _End:
 
 
 async def chunks(
-    items: AsyncGenerator[Any, None], response_class: type[Message], form: Form, encode: Encode = to_json
+    items: AsyncGenerator[Any, None], response_class: type[Message], form: Form, encode: Encode = to_json, *, request_id: str = ""
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of a stream, batch by batch; the first is empty and says that the call is let in.
 
@@ -61,6 +61,7 @@ async def chunks(
         response_class: of the messages.
         form: SSE_FORM or NDJSON_FORM.
         encode: what makes the JSON of a message.
+        request_id: told with a fault.
 
     Raises:
         Fault: before the first chunk, when the call is refused or fails at once.
@@ -74,7 +75,11 @@ async def chunks(
         while not ended:
             batch, ended = (first, _ends(first)) if first else await _batch(queue, flushed)
             first = []
-            yield b"".join(_framed(item, response_class, form, encode) for item in batch) or (b"" if ended else form.keep_alive)
+            fault = batch.pop().fault if ended else None
+            framed = [_framed(item, response_class, form, encode) for item in batch]
+            if fault is not None:
+                framed.append(form.fault(fault, request_id))
+            yield b"".join(framed) or (b"" if ended else form.keep_alive)
             flushed = time.monotonic()
     finally:
         pump.cancel()
@@ -130,7 +135,5 @@ def _ends(batch: list[Any]) -> bool:
 
 
 def _framed(item: Any, response_class: type[Message], form: Form, encode: Encode) -> bytes:
-    if isinstance(item, _End):
-        return form.fault(item.fault) if item.fault is not None else b""
     message = response_class.FromString(item) if isinstance(item, bytes) else item
     return form.item(message, encode(message))

@@ -16,7 +16,7 @@ from libs import log
 from libs.clock import new_id
 from libs.faults import DeadlineExceeded, Fault, Internal, Unavailable
 from libs.log import trace
-from libs.rpc import deadline, fields, validation
+from libs.rpc import deadline, deprecation, fields, validation
 from libs.rpc.authorisation import Authorisation, Authorise, same_as_missing
 from libs.rpc.call import Call, Caller, Method
 from libs.rpc.metrics import CallMetrics
@@ -45,6 +45,7 @@ class Plan:
         self.metrics = metrics.method(method)
         self.name = method.path[1:]
         self.quiet = rule.audit in (_Rule.READ, _Rule.NONE)
+        self.headers = deprecation.headers(rule)
 
 
 class Pipeline:
@@ -251,6 +252,8 @@ class Pipeline:
         ended: BaseException | None = None
         with trace.span(plan.name, parent=parent, link=link, kind=trace.SpanKind.SERVER, attributes=attributes) as span:
             call.response_headers["kubegems-trace-id"] = trace.current_trace_id()
+            if plan.headers:
+                call.response_headers |= plan.headers
             plan.metrics.open.inc()
             try:
                 yield

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from kubegems.policy.v1 import policy_pb2
-from libs.rpc import fields, uploads, validation
+from libs.rpc import deprecation, fields, uploads, validation
 from libs.rpc.call import Method
 
 _Rule = policy_pb2.Rule
@@ -86,6 +86,7 @@ def rule_problems(descriptor: MethodDescriptor, known: Collection[str] | None) -
         yield "is internal and has an HTTP binding"
     if descriptor.server_streaming and rule.audit in _WRITES and not rule.external:
         yield "a stream that changes something must be external, so that its intent is recorded"
+    yield from deprecation.problems(descriptor, rule)
     yield from validation.problems(descriptor.input_type)
 
 

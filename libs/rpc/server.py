@@ -32,6 +32,7 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),  # who pings more often than the interval above is sent away
     ("grpc.max_connection_idle_ms", 15 * 60_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.default_compression_level", 1),  # by what the client takes; `_sent` says for which messages
 )
 _HEADROOM = 64 * 1024  # so that it is us who say what was too large
@@ -165,7 +166,7 @@ def _sent(raw: bytes, context: Context, *, squeezed: bool) -> bytes:
 
 
 async def _abort(context: Context, fault: Fault, call: Call) -> None:
-    wire = status.to_status(fault)
+    wire = status.to_status(fault, call.request_id)
     headers = (*call.response_headers.items(), (status.DETAILS, wire.SerializeToString()))
     await context.abort(status.GRPC_CODE[int(fault.code)], wire.message, headers)
 

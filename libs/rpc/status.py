@@ -1,4 +1,4 @@
-"""Faults on the wire: google.rpc.Status with ErrorInfo, BadRequest, RetryInfo and ResourceInfo, there and back."""
+"""Faults on the wire: google.rpc.Status with ErrorInfo, BadRequest, RetryInfo, ResourceInfo and RequestInfo, there and back."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _MOST_VIOLATIONS = 32
 GRPC_CODE: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def to_status(fault: Fault) -> status_pb2.Status:
-    """The wire's form of a fault."""
+def to_status(fault: Fault, request_id: str = "") -> status_pb2.Status:
+    """The wire's form of a fault, with our id of the request."""
     status = status_pb2.Status(code=int(fault.code), message=short(fault.message))
-    for detail in _details(fault):
+    for detail in _details(fault, request_id):
         status.details.add().Pack(detail)
     return status
 
 
-def _details(fault: Fault) -> list[Message]:
+def _details(fault: Fault, request_id: str) -> list[Message]:
     info = {k: short(v, 256) for k, v in fault.metadata.items()}
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=fault.reason, domain=DOMAIN, metadata=info)]
     if fault.violations:
@@ -41,6 +41,8 @@ def _details(fault: Fault) -> list[Message]:
         details.append(retry)
     if name := resource_name(fault):
         details.append(error_details_pb2.ResourceInfo(resource_type=resource_type(name), resource_name=name))
+    if request_id:
+        details.append(error_details_pb2.RequestInfo(request_id=request_id))
     return details
 
 
@@ -81,7 +83,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, target: str) -> tuple[Fault, boo
     return rebuilt(code, code.name, f"{target}: {code.name.lower().replace('_', ' ')}"), False
 
 
-def error_body(fault: Fault, http_status: int) -> bytes:
+def error_body(fault: Fault, http_status: int, request_id: str = "") -> bytes:
     """The REST form: `{"error": {"code", "status", "message", "details"}}`."""
     details: list[dict[str, Any]] = [
         {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": fault.reason, "domain": DOMAIN, "metadata": fault.metadata}
@@ -94,6 +96,8 @@ def error_body(fault: Fault, http_status: int) -> bytes:
         details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
     if name := resource_name(fault):
         details.append({"@type": "type.googleapis.com/google.rpc.ResourceInfo", "resourceType": resource_type(name), "resourceName": name})
+    if request_id:
+        details.append({"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": request_id})
     return orjson.dumps({"error": {"code": http_status, "status": fault.code.name, "message": fault.message, "details": details}})
 
 

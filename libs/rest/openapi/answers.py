@@ -58,7 +58,10 @@ def error_schema() -> Json:
         "type": "object",
         "required": ["@type"],
         "properties": {
-            "@type": {"type": "string", "description": "`ErrorInfo` always; `BadRequest`, `RetryInfo`, `ResourceInfo` where they apply."},
+            "@type": {
+                "type": "string",
+                "description": "`ErrorInfo` and `RequestInfo` always; `BadRequest`, `RetryInfo`, `ResourceInfo` where they apply.",
+            },
             "reason": {"type": "string", "description": "Of ErrorInfo: UPPER_SNAKE, for programs to switch on."},
             "domain": {"type": "string"},
             "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -70,6 +73,7 @@ def error_schema() -> Json:
             "retryDelay": {"type": "string", "description": "Of RetryInfo, such as `1.5s`."},
             "resourceType": {"type": "string"},
             "resourceName": {"type": "string"},
+            "requestId": {"type": "string", "description": "Of RequestInfo: our id of the request, for whom you ask about it."},
         },
     }
     error = {
@@ -104,6 +108,7 @@ def _error(status: int, _component: str, code: str, reason: str, said: str) -> J
     if status in _WAIT:
         details.append({"@type": _DETAIL + "RetryInfo", "retryDelay": "1s"})
         headers["Retry-After"] = _ref("headers", "Retry-After")
+    details.append({"@type": _DETAIL + "RequestInfo", "requestId": "01890a5dac96774bbcceb302099a8057"})
     body = {"error": {"code": status, "status": code, "message": said, "details": details}}
     return {"description": said, "headers": headers, "content": {JSON: {"schema": _ref("schemas", "Error"), "example": body}}}
 

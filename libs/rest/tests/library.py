@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -21,6 +23,7 @@ from libs.rpc.tests.doubles import Users
 F = descriptor_pb2.FieldDescriptorProto
 Rule = policy_pb2.Rule
 RULE: dict[str, Any] = {"auth": Rule.USER, "permission": "library.books.get", "audit": Rule.READ, "rate": Rule.READS}
+OLD: dict[str, Any] = {"deprecation": {"since": "2026-03-01", "sunset": "2027-03-01"}}
 UPLOAD_BYTES = 8 * 1024 * 1024
 
 
@@ -37,7 +40,7 @@ _ASK = ".kubegems.library.Ask"
 _BODY = ".google.api.HttpBody"
 RPCS: list[tuple[str, str, http_pb2.HttpRule, dict[str, Any], bool, bool]] = [  # name, output, binding, rule, client stream, server stream
     ("GetPart", _BOOK, _http(get="/v1/{name=shelves/*/books/*}:part", response_body="part"), {}, False, False),
-    ("GetTitles", _BOOK, _http(get="/v1/{name=shelves/*/books/*}/titles", response_body="titles"), {}, False, False),
+    ("GetTitles", _BOOK, _http(get="/v1/{name=shelves/*/books/*}/titles", response_body="titles"), OLD, False, False),
     ("GetPages", _BOOK, _http(get="/v1/{name=shelves/*/books/*}/pages", response_body="pages"), {}, False, False),
     ("GetRaw", _BOOK, _http(get="/v1/{name=shelves/*/books/*}/raw", response_body="raw"), {}, False, False),
     ("Tail", _BOOK, _http(get="/v1/{name=shelves/*/books/*}:tail", response_body="part"), {"rate": Rule.STREAMS}, False, True),
@@ -69,6 +72,7 @@ def _service() -> Any:
         rpc = service.method.add(name=name, input_type=_ASK, output_type=output, client_streaming=client, server_streaming=server)
         rpc.options.Extensions[annotations_pb2.http].CopyFrom(http)
         rpc.options.Extensions[policy_pb2.rule].CopyFrom(Rule(**(RULE | rule)))
+        rpc.options.deprecated = rule is OLD
     descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
     return descriptor_pool.Default().FindServiceByName("kubegems.library.Library")
 
@@ -77,6 +81,14 @@ assert httpbody_pb2 is not None  # in the pool, for the file above
 assert wrappers_pb2 is not None
 LIBRARY = _service()
 Book: Any = GetMessageClass(LIBRARY.methods_by_name["Get"].output_type)
+
+
+@dataclass(frozen=True, slots=True)
+class HubTls:
+    """TLS of both ends."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
 
 
 class Library:
@@ -147,12 +159,12 @@ class Served:
 
 
 @asynccontextmanager
-async def served(**server: Any) -> AsyncIterator[Served]:
-    """A running server; arguments are those of HttpServer, and `cors`."""
+async def served(tls: ssl.SSLContext | None = None, **server: Any) -> AsyncIterator[Served]:
+    """A running server; arguments are those of HttpServer, and `cors` and `limit`."""
     library = Library()
     pipeline = Pipeline(methods(LIBRARY, library), authenticate=Users(), registry=CollectorRegistry())
-    http = HttpServer(Api(pipeline, cors=server.pop("cors", None)), **server)
-    port = await http.start("127.0.0.1", 0, None)
+    http = HttpServer(Api(pipeline, cors=server.pop("cors", None), limit=server.pop("limit", None)), **server)
+    port = await http.start("127.0.0.1", 0, tls)
     headers = {"Authorization": "Bearer admin"}
     async with aiohttp.ClientSession(headers=headers, auto_decompress=False, skip_auto_headers=["Accept-Encoding"]) as session:
         yield Served(library, f"http://127.0.0.1:{port}", port, session, pipeline)

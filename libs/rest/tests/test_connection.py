@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from libs.rest import Api, Guard, HttpServer
-from libs.rest.tests.library import Served, served
+from libs.faults import Exhausted
+from libs.rest import Api, Guard, HttpServer, connection
+from libs.rest.tests.library import HubTls, Served, served
 from libs.rpc.addresses import Proxies
 
 _GET = b"GET /v1/shelves/1/books/2 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n"
@@ -145,6 +147,105 @@ async def test_connections_of_an_address_are_counted() -> None:
         for _, writer in held[1:]:
             writer.close()
     assert not guard.open
+
+
+async def _slow(shop: Served, count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connections that begin a TLS handshake and never end it."""
+    held = [await asyncio.open_connection("127.0.0.1", shop.port) for _ in range(count)]
+    for _, writer in held:
+        writer.write(b"\x16\x03\x01\x02\x00\x01\x00")
+    return held
+
+
+async def test_a_handshake_that_does_not_end_counts_and_is_not_waited_for(hub_tls: HubTls) -> None:
+    """It takes a place of its address from its first packet on; after its time it is closed, and its place is free again."""
+    guard = Guard(per_address=3, handshake_seconds=0.5)
+    async with served(tls=hub_tls.server, guard=guard) as shop:
+        held = await _slow(shop, 3)
+        async with asyncio.timeout(5):
+            while guard.open["127.0.0.1"] < 3:
+                await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", shop.port, ssl=hub_tls.client, server_hostname="localhost")
+        assert b"TOO_MANY_CONNECTIONS" in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        for slow, _ in held:
+            assert await asyncio.wait_for(slow.read(), 5) == b""
+        async with asyncio.timeout(5):
+            while guard.open:
+                await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", shop.port, ssl=hub_tls.client, server_hostname="localhost")
+        writer.write(_GET + b"\r\n")
+        assert b"200" in await asyncio.wait_for(reader.readline(), 5)
+        writer.transport.abort()
+        for _, slow_writer in held:
+            slow_writer.close()
+
+
+async def test_far_over_the_bound_there_is_not_even_a_handshake(hub_tls: HubTls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many connections of an address at most, whatever state they are in."""
+    monkeypatch.setattr(connection, "_TOLD", 2)
+    guard = Guard(per_address=1, handshake_seconds=10.0)
+    async with served(tls=hub_tls.server, guard=guard) as shop:
+        held = await _slow(shop, 3)
+        async with asyncio.timeout(5):
+            while guard.open["127.0.0.1"] < 3:
+                await asyncio.sleep(0.01)
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", shop.port, ssl=hub_tls.client, server_hostname="localhost")
+        assert guard.open["127.0.0.1"] == 3
+        for _, writer in held:
+            writer.close()
+    assert not guard.open, "the end of the server ends handshakes too"
+
+
+async def test_the_port_is_free_when_the_server_has_ended() -> None:
+    """Whoever drains may be followed by another at once, on the same port."""
+    async with served() as shop:
+        pass
+    with pytest.raises(OSError):
+        await asyncio.open_connection("127.0.0.1", shop.port)
+    server = HttpServer(Api(shop.pipeline))
+    assert await server.start("127.0.0.1", shop.port, None) == shop.port
+    with pytest.raises(OSError):
+        await HttpServer(Api(shop.pipeline)).start("127.0.0.1", shop.port, None)
+    await server.drain()
+
+
+class _TooOften(Exhausted):
+    reason = "RATE_LIMITED"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/nowhere"), ("OPTIONS", "/v1/shelves/1/books/2"), ("DELETE", "/v1/shelves/1/books/2")]
+)
+async def test_what_becomes_no_call_is_limited_by_address(method: str, path: str) -> None:
+    """Unknown paths, OPTIONS and methods that are not served draw on the address too; what becomes a call draws by itself."""
+    left = 2
+
+    def limit(address: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _TooOften(f"too many calls of {address}", retry_after=timedelta(seconds=3))
+
+    async with served(limit=limit) as shop:
+        seen = [await shop.get(path, method) for _ in range(3)]
+        assert [status == 429 for status, *_ in seen] == [False, False, True]
+        assert seen[-1][1]["Retry-After"] == "3"
+        assert (await shop.get("/v1/shelves/1/books/2"))[0] == 200
+
+
+async def test_every_answer_has_an_id_and_every_error_tells_it() -> None:
+    """Whatever refuses: the API, the library, the guard, a stream after its begin, a raw route."""
+    async with served(guard=Guard(head_seconds=0.3)) as shop:
+        for path, method in (("/v1/shelves/1/books/2", "GET"), ("/v1/shelves/1/books/2", "OPTIONS"), ("/v1/nowhere", "GET"), ("//", "GET")):
+            status, headers, raw = await shop.get(path, method)
+            assert len(headers["kubegems-request-id"]) == 32
+            if status >= 400:
+                assert json.loads(raw)["error"]["details"][-1]["requestId"] == headers["kubegems-request-id"]
+        for content in (b"nonsense\r\n\r\n", b"GET"):  # refused by the library, and by the guard
+            _, body = await _answer(shop, content)
+            assert len(body["error"]["details"][-1]["requestId"]) == 32
 
 
 async def test_a_trusted_proxys_connections_are_not_counted_and_its_word_is_taken() -> None:

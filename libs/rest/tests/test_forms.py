@@ -44,6 +44,14 @@ async def test_a_field_of_the_reply_is_the_answer(shop: Served, path: str, body:
     assert headers.get("ETag") == ('"3"' if "part" in path else None)
 
 
+async def test_a_method_that_will_go_says_so(shop: Served) -> None:
+    """Since when and until when, in every answer of it, good and bad; other methods say nothing."""
+    for path, status in ((f"{BOOK}/titles", 200), (f"{BOOK}/titles?nope=1", 400)):
+        got, headers, _ = await shop.get(path)
+        assert (got, headers["Deprecation"], headers["Sunset"]) == (status, "@1772323200", "Mon, 01 Mar 2027 00:00:00 GMT")
+    assert "Deprecation" not in (await shop.get(BOOK))[1]
+
+
 async def test_a_raw_field_of_the_reply_is_the_answer(shop: Served) -> None:
     """An HttpBody in a field goes out as it is."""
     status, headers, raw = await shop.get(f"{BOOK}/raw")

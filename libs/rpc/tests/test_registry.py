@@ -19,8 +19,9 @@ _made = 0
 
 
 def service(
-    rule: dict[str, Any] | None, *, streaming: bool = False, client: bool = False, http: bool = False, field: dict[str, Any] | None = None
-) -> Any:
+    rule: dict[str, Any] | None, *, streaming: bool = False, client: bool = False, http: bool = False,
+    field: dict[str, Any] | None = None, deprecated: bool = False,
+) -> Any:  # fmt: skip
     """A service of one RPC `Do(Request{name, count, inner})` with this rule."""
     global _made  # noqa: PLW0603 -- each needs names of its own in the pool
     _made += 1
@@ -41,6 +42,7 @@ def service(
     )
     if rule is not None:
         rpc.options.Extensions[policy_pb2.rule].CopyFrom(Rule(**rule))
+    rpc.options.deprecated = deprecated
     if http:
         rpc.options.Extensions[annotations_pb2.http].CopyFrom(http_pb2.HttpRule(get="/x"))
     descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
@@ -85,6 +87,10 @@ class Streamer:
             Servicer(),
             "HTTP binding",
         ),
+        ({"rule": GOOD, "deprecated": True}, Servicer(), "belong together"),
+        ({"rule": GOOD | {"deprecation": {"since": "2026-01-01", "sunset": "2028-01-01"}}}, Servicer(), "belong together"),
+        ({"rule": GOOD | {"deprecation": {"since": "soon", "sunset": "2028-01-01"}}, "deprecated": True}, Servicer(), "must be days"),
+        ({"rule": GOOD | {"deprecation": {"since": "2026-01-01", "sunset": "2026-12-01"}}, "deprecated": True}, Servicer(), "365 days"),
         ({"rule": GOOD, "field": {"pattern": "("}}, Servicer(), "pattern"),
         ({"rule": GOOD, "field": {"required": True, "on_flag": True}}, Servicer(), "a bool cannot be required"),
         ({"rule": GOOD, "field": {"quantity": True, "on_flag": True}}, Servicer(), "can be a quantity"),

@@ -27,6 +27,7 @@ from libs.rest.decode import decode
 from libs.rest.encode import to_json
 from libs.rpc.call import Call, Caller, Method
 from libs.rpc.pipeline import Pipeline
+from libs.rpc.protocols import Limiter
 
 PROTOCOL = "v1.messages.kubegems.io"
 BEARER = "bearer.kubegems.io."
@@ -47,10 +48,13 @@ class MessagesSocket:
         pipeline: runs the calls, with all its checks, limits and records.
         authenticate: who calls; asked before the upgrade too, so that strangers get a plain 401.
         origins: origins whose pages may connect, such as `https://127.0.0.1:8443`.
+        limiter: asked by address before a token is looked at, and told of bad ones, as for every call.
     """
 
-    def __init__(self, pipeline: Pipeline, authenticate: Authenticate, origins: Collection[str]) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self, pipeline: Pipeline, authenticate: Authenticate, origins: Collection[str], limiter: Limiter | None = None
+    ) -> None:  # fmt: skip
+        self._pipeline, self._limiter = pipeline, limiter
         self._authenticate = authenticate
         self._origins = frozenset(filter(None, (origin(o) for o in origins)))
 
@@ -58,27 +62,35 @@ class MessagesSocket:
         """One connection, from upgrade to end."""
         call = self._call(_SUBSCRIBE, request)
         try:
-            self._admit(request)
-            await self._authenticate(call)
+            await self._admit(request, call)
         except Fault as fault:
-            status, headers, body = errors.answer(fault)
+            status, headers, body = errors.answer(fault, call.request_id)
             return web.Response(status=status, headers=headers | {"Cache-Control": "no-store"}, body=body, content_type="application/json")
         socket = web.WebSocketResponse(protocols=(PROTOCOL,), heartbeat=_HEARTBEAT, max_msg_size=_MOST_FRAME, compress=False)
+        socket.headers[errors.REQUEST_ID] = call.request_id
         await socket.prepare(request)
         try:
             await self._serve(socket, request, call)
         except Fault as fault:
-            await _refuse(socket, fault)
+            await _refuse(socket, fault, call.request_id)
         finally:
             await socket.close()
         return socket
 
-    def _admit(self, request: web.Request) -> None:
+    async def _admit(self, request: web.Request, call: Call) -> None:
+        if self._limiter is not None:
+            self._limiter.address(call)
         found = request.headers.getall("Origin", [])
         if found and (len(found) > 1 or found[0] not in self._origins):
             raise errors.HttpFault.of(_FORBIDDEN, "ORIGIN_REFUSED", "pages of this origin may not connect")
         if request.query_string:
             raise Invalid("no parameters here: the token belongs into a header, the selectors into the first frame")
+        try:
+            await self._authenticate(call)
+        except Unauthenticated:
+            if self._limiter is not None:
+                self._limiter.failed(call)
+            raise
 
     def _call(self, path: str, request: web.Request) -> Call:
         return Call(
@@ -167,8 +179,8 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port and parts.port != usual else "")
 
 
-async def _refuse(socket: web.WebSocketResponse, fault: Fault) -> None:
+async def _refuse(socket: web.WebSocketResponse, fault: Fault, request_id: str) -> None:
     code = 3000 if isinstance(fault, Unauthenticated) else 1008 if isinstance(fault, Invalid) else 1011
     with contextlib.suppress(ConnectionError, RuntimeError):
-        await socket.send_str(errors.answer(fault)[2].decode())
+        await socket.send_str(errors.answer(fault, request_id)[2].decode())
         await socket.close(code=code, message=fault.reason.encode()[:100])

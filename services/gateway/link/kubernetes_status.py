@@ -5,7 +5,9 @@ from __future__ import annotations
 import orjson
 from aiohttp import web
 
+from libs.clock import new_id
 from libs.faults import Code, Fault
+from libs.rest.errors import REQUEST_ID
 
 _REASONS: dict[Code, tuple[int, str]] = {
     Code.INVALID_ARGUMENT: (400, "BadRequest"),
@@ -30,17 +32,20 @@ def http_status(fault: Fault) -> int:
     return _REASONS.get(fault.code, (500, ""))[0]
 
 
-def answer(fault: Fault) -> web.Response:
-    """The answer that tells of a fault."""
+def answer(fault: Fault, request_id: str = "") -> web.Response:
+    """The answer that tells of a fault, with our id of the request, or a new one."""
     status, reason = _REASONS.get(fault.code, (500, "InternalError"))
     body: dict[str, object] = {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": fault.message, "reason": reason, "code": status,
     }  # fmt: skip
-    headers = {"Cache-Control": "no-store"}
+    request_id = request_id or new_id().hex
+    details: dict[str, object] = {"causes": [{"reason": "RequestID", "message": request_id}]}
+    body["details"] = details
+    headers = {"Cache-Control": "no-store", REQUEST_ID: request_id}
     if fault.retry_after is not None:
         seconds = max(1, int(fault.retry_after.total_seconds()))
-        body["details"] = {"retryAfterSeconds": seconds}
+        details["retryAfterSeconds"] = seconds
         headers["Retry-After"] = str(seconds)
     if fault.code is Code.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubegems/policy/v1/policy.proto\x12\x12kubegems.policy.v1\x1a google/protobuf/descriptor.proto\"\xa2\x04\n\x04Rule\x12+\n\x04\x61uth\x18\x01 \x01(\x0e\x32\x1d.kubegems.policy.v1.Rule.Auth\x12\x12\n\npermission\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x03(\t\x12-\n\x05\x61udit\x18\x04 \x01(\x0e\x32\x1e.kubegems.policy.v1.Rule.Audit\x12+\n\x04rate\x18\x05 \x01(\x0e\x32\x1d.kubegems.policy.v1.Rule.Rate\x12\x10\n\x08internal\x18\x06 \x01(\x08\x12\x10\n\x08\x66iltered\x18\x07 \x01(\x08\x12\x10\n\x08\x65xternal\x18\x08 \x01(\x08\x12\x19\n\x11max_request_bytes\x18\t \x01(\x04\"q\n\x04\x41uth\x12\x14\n\x10\x41UTH_UNSPECIFIED\x10\x00\x12\n\n\x06PUBLIC\x10\x01\x12\x0b\n\x07REFRESH\x10\x02\x12\x0e\n\nJOIN_TOKEN\x10\x03\x12\x0e\n\nAGENT_CERT\x10\x04\x12\x10\n\x0cSERVICE_CERT\x10\x05\x12\x08\n\x04USER\x10\x06\"L\n\x05\x41udit\x12\x15\n\x11\x41UDIT_UNSPECIFIED\x10\x00\x12\x08\n\x04NONE\x10\x01\x12\x08\n\x04READ\x10\x02\x12\t\n\x05WRITE\x10\x03\x12\r\n\tSENSITIVE\x10\x04\"\\\n\x04Rate\x12\x14\n\x10RATE_UNSPECIFIED\x10\x00\x12\t\n\x05READS\x10\x01\x12\n\n\x06WRITES\x10\x02\x12\x0b\n\x07SIGN_IN\x10\x03\x12\x0b\n\x07STREAMS\x10\x04\x12\r\n\tUNLIMITED\x10\x05\"\xac\x01\n\x0bMessageRule\x12\x32\n\x0c\x61t_least_one\x18\x01 \x03(\x0b\x32\x1c.kubegems.policy.v1.FieldSet\x12\x38\n\x12mutually_exclusive\x18\x02 \x03(\x0b\x32\x1c.kubegems.policy.v1.FieldSet\x12/\n\tdifferent\x18\x03 \x03(\x0b\x32\x1c.kubegems.policy.v1.FieldSet\"\x1a\n\x08\x46ieldSet\x12\x0e\n\x06\x66ields\x18\x01 \x03(\t\"\xe4\x01\n\tFieldRule\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x0e\n\x06secret\x18\x02 \x01(\x08\x12\x12\n\nmin_length\x18\x03 \x01(\r\x12\x12\n\nmax_length\x18\x04 \x01(\r\x12\x0f\n\x07pattern\x18\x05 \x01(\t\x12\x14\n\x07minimum\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x0boutput_only\x18\x08 \x01(\x08\x12\x11\n\timmutable\x18\t \x01(\x08\x12\x10\n\x08quantity\x18\n \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum:H\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x18.kubegems.policy.v1.Rule:M\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x1d.kubegems.policy.v1.FieldRule:S\n\x07message\x12\x1f.google.protobuf.MessageOptions\x18\xd3\x86\x03 \x01(\x0b\x32\x1f.kubegems.policy.v1.MessageRuleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubegems/policy/v1/policy.proto\x12\x12kubegems.policy.v1\x1a google/protobuf/descriptor.proto\"\x8b\x05\n\x04Rule\x12+\n\x04\x61uth\x18\x01 \x01(\x0e\x32\x1d.kubegems.policy.v1.Rule.Auth\x12\x12\n\npermission\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x03(\t\x12-\n\x05\x61udit\x18\x04 \x01(\x0e\x32\x1e.kubegems.policy.v1.Rule.Audit\x12+\n\x04rate\x18\x05 \x01(\x0e\x32\x1d.kubegems.policy.v1.Rule.Rate\x12\x10\n\x08internal\x18\x06 \x01(\x08\x12\x10\n\x08\x66iltered\x18\x07 \x01(\x08\x12\x10\n\x08\x65xternal\x18\x08 \x01(\x08\x12\x19\n\x11max_request_bytes\x18\t \x01(\x04\x12\x39\n\x0b\x64\x65precation\x18\n \x01(\x0b\x32$.kubegems.policy.v1.Rule.Deprecation\x1a,\n\x0b\x44\x65precation\x12\r\n\x05since\x18\x01 \x01(\t\x12\x0e\n\x06sunset\x18\x02 \x01(\t\"q\n\x04\x41uth\x12\x14\n\x10\x41UTH_UNSPECIFIED\x10\x00\x12\n\n\x06PUBLIC\x10\x01\x12\x0b\n\x07REFRESH\x10\x02\x12\x0e\n\nJOIN_TOKEN\x10\x03\x12\x0e\n\nAGENT_CERT\x10\x04\x12\x10\n\x0cSERVICE_CERT\x10\x05\x12\x08\n\x04USER\x10\x06\"L\n\x05\x41udit\x12\x15\n\x11\x41UDIT_UNSPECIFIED\x10\x00\x12\x08\n\x04NONE\x10\x01\x12\x08\n\x04READ\x10\x02\x12\t\n\x05WRITE\x10\x03\x12\r\n\tSENSITIVE\x10\x04\"\\\n\x04Rate\x12\x14\n\x10RATE_UNSPECIFIED\x10\x00\x12\t\n\x05READS\x10\x01\x12\n\n\x06WRITES\x10\x02\x12\x0b\n\x07SIGN_IN\x10\x03\x12\x0b\n\x07STREAMS\x10\x04\x12\r\n\tUNLIMITED\x10\x05\"\xac\x01\n\x0bMessageRule\x12\x32\n\x0c\x61t_least_one\x18\x01 \x03(\x0b\x32\x1c.kubegems.policy.v1.FieldSet\x12\x38\n\x12mutually_exclusive\x18\x02 \x03(\x0b\x32\x1c.kubegems.policy.v1.FieldSet\x12/\n\tdifferent\x18\x03 \x03(\x0b\x32\x1c.kubegems.policy.v1.FieldSet\"\x1a\n\x08\x46ieldSet\x12\x0e\n\x06\x66ields\x18\x01 \x03(\t\"\xe4\x01\n\tFieldRule\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x0e\n\x06secret\x18\x02 \x01(\x08\x12\x12\n\nmin_length\x18\x03 \x01(\r\x12\x12\n\nmax_length\x18\x04 \x01(\r\x12\x0f\n\x07pattern\x18\x05 \x01(\t\x12\x14\n\x07minimum\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x0boutput_only\x18\x08 \x01(\x08\x12\x11\n\timmutable\x18\t \x01(\x08\x12\x10\n\x08quantity\x18\n \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum:H\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x18.kubegems.policy.v1.Rule:M\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x1d.kubegems.policy.v1.FieldRule:S\n\x07message\x12\x1f.google.protobuf.MessageOptions\x18\xd3\x86\x03 \x01(\x0b\x32\x1f.kubegems.policy.v1.MessageRuleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kubegems.policy.v1.policy_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RULE']._serialized_start=90
-  _globals['_RULE']._serialized_end=636
-  _globals['_RULE_AUTH']._serialized_start=351
-  _globals['_RULE_AUTH']._serialized_end=464
-  _globals['_RULE_AUDIT']._serialized_start=466
-  _globals['_RULE_AUDIT']._serialized_end=542
-  _globals['_RULE_RATE']._serialized_start=544
-  _globals['_RULE_RATE']._serialized_end=636
-  _globals['_MESSAGERULE']._serialized_start=639
-  _globals['_MESSAGERULE']._serialized_end=811
-  _globals['_FIELDSET']._serialized_start=813
-  _globals['_FIELDSET']._serialized_end=839
-  _globals['_FIELDRULE']._serialized_start=842
-  _globals['_FIELDRULE']._serialized_end=1070
+  _globals['_RULE']._serialized_end=741
+  _globals['_RULE_DEPRECATION']._serialized_start=410
+  _globals['_RULE_DEPRECATION']._serialized_end=454
+  _globals['_RULE_AUTH']._serialized_start=456
+  _globals['_RULE_AUTH']._serialized_end=569
+  _globals['_RULE_AUDIT']._serialized_start=571
+  _globals['_RULE_AUDIT']._serialized_end=647
+  _globals['_RULE_RATE']._serialized_start=649
+  _globals['_RULE_RATE']._serialized_end=741
+  _globals['_MESSAGERULE']._serialized_start=744
+  _globals['_MESSAGERULE']._serialized_end=916
+  _globals['_FIELDSET']._serialized_start=918
+  _globals['_FIELDSET']._serialized_end=944
+  _globals['_FIELDRULE']._serialized_start=947
+  _globals['_FIELDRULE']._serialized_end=1175
 # @@protoc_insertion_point(module_scope)

@@ -134,6 +134,30 @@ class Rule(_message.Message):
     UNLIMITED: Rule.Rate.ValueType  # 5
     """Not limited: internal calls."""
 
+    @_typing.final
+    class Deprecation(_message.Message):
+        """Deprecation is when a method that is `deprecated = true` was given up, and until when it is served all the same."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SINCE_FIELD_NUMBER: _builtins.int
+        SUNSET_FIELD_NUMBER: _builtins.int
+        since: _builtins.str
+        """The day since when it should not be used, such as `2026-03-01` (UTC)."""
+        sunset: _builtins.str
+        """The first day on which it may be gone; at least a year behind `since`."""
+        def __init__(
+            self,
+            *,
+            since: _builtins.str = ...,
+            sunset: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "sunset", b"sunset"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     AUTH_FIELD_NUMBER: _builtins.int
     PERMISSION_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
@@ -143,6 +167,7 @@ class Rule(_message.Message):
     FILTERED_FIELD_NUMBER: _builtins.int
     EXTERNAL_FIELD_NUMBER: _builtins.int
     MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    DEPRECATION_FIELD_NUMBER: _builtins.int
     auth: Global___Rule.Auth.ValueType
     """How the caller proves who it is."""
     permission: _builtins.str
@@ -165,6 +190,10 @@ class Rule(_message.Message):
     def scope(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Request fields (dotted paths) that carry the resource names at which the permission is demanded. Empty: at the platform."""
 
+    @_builtins.property
+    def deprecation(self) -> Global___Rule.Deprecation:
+        """Of a method that is `deprecated = true`, and of no other: every answer tells it in its headers."""
+
     def __init__(
         self,
         *,
@@ -177,10 +206,11 @@ class Rule(_message.Message):
         filtered: _builtins.bool = ...,
         external: _builtins.bool = ...,
         max_request_bytes: _builtins.int = ...,
+        deprecation: Global___Rule.Deprecation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deprecation", b"deprecation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "auth", b"auth", "external", b"external", "filtered", b"filtered", "internal", b"internal", "max_request_bytes", b"max_request_bytes", "permission", b"permission", "rate", b"rate", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "auth", b"auth", "deprecation", b"deprecation", "external", b"external", "filtered", b"filtered", "internal", b"internal", "max_request_bytes", b"max_request_bytes", "permission", b"permission", "rate", b"rate", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -33,12 +36,21 @@ class Pair:
 
 
 class Authority:
-    """Signs for one CA."""
+    """Signs for one CA.
+
+    Attributes:
+        certificate: its certificate, PEM.
+        bundle: that of every CA that is trusted; more than one while a new CA takes over from an old one.
+    """
 
     def __init__(self, pair: Pair) -> None:
-        self.certificate = pair.certificate
-        self._certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
         self._key = _private(pair.key)
+        own = [found for found in certificates(pair.certificate) if found.public_key() == self._key.public_key()]
+        if not own:
+            raise ValueError("none of the CA's certificates is of the CA's key")
+        self._certificate = own[0]
+        self.certificate = _pem(own[0])
+        self.bundle = pair.certificate
 
     @classmethod
     def create(cls, common_name: str, *, now: datetime, days: int = 3650) -> tuple[Authority, Pair]:
@@ -63,13 +75,13 @@ class Authority:
 
     @classmethod
     def load(cls, certificate_file: Path, key_file: Path) -> Authority:
-        """The CA kept in two files."""
+        """The CA kept in two files; the first may hold other CAs that are trusted too."""
         return cls(Pair(certificate_file.read_text(), key_file.read_text()))
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the certificate (DER), hex: what a join token pins."""
-        return hashlib.sha256(self._certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+        return fingerprint(self._certificate)
 
     def issue(
         self, common_name: str, *, now: datetime, lifetime: timedelta, dns: tuple[str, ...] = (), ips: tuple[str, ...] = (), uri: str = ""
@@ -117,6 +129,35 @@ class Authority:
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return _pem(builder.sign(self._key, hashes.SHA256()))
+
+
+def certificates(bundle: str) -> list[x509.Certificate]:
+    """All certificates of a PEM text; ValueError when there is none."""
+    return x509.load_pem_x509_certificates(bundle.encode())
+
+
+def bundle_of(found: Iterable[x509.Certificate]) -> str:
+    """Certificates as one PEM text."""
+    return "".join(_pem(each) for each in found)
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 of a certificate (DER), hex."""
+    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def bundle_hash(bundle: str) -> str:
+    """What names a bundle: hex SHA-256 over its certificates in their order."""
+    return hashlib.sha256("".join(fingerprint(each) for each in certificates(bundle)).encode()).hexdigest()
+
+
+def issued_by(certificate: x509.Certificate, bundle: str) -> bool:
+    """Whether a CA of the bundle signed a certificate."""
+    for authority in certificates(bundle):
+        with contextlib.suppress(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            certificate.verify_directly_issued_by(authority)
+            return True
+    return False
 
 
 def new_key() -> str:

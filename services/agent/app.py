@@ -62,6 +62,7 @@ class _Ground:
     client: KubeClient
     bus: Bus
     identity: Identity
+    renewal: Renewal
 
 
 async def start(config: Config, life: Life) -> None:
@@ -83,7 +84,7 @@ async def start(config: Config, life: Life) -> None:
 
     bus = await _bus(config, identity)
     life.stack.push_async_callback(bus.close)
-    await _work(_Ground(config, life, client, bus, identity), pipeline, preview, Figures(renewal))
+    await _work(_Ground(config, life, client, bus, identity, renewal), pipeline, preview, Figures(renewal))
     await server.serving()
 
 
@@ -131,6 +132,7 @@ async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: 
         link, applier, Kept(config.state_dir / "desired" / uid),
         resync_seconds=config.resync_seconds, accepted_hub_uid=config.accepted_hub_uid,
     )  # fmt: skip
+    follower.on_trust = ground.renewal.told
     observer = Observer(ground.client)
     observation = _observation(ground, observer)
     reporter = _reporter(link, follower, observer, watching)
@@ -180,10 +182,8 @@ def _link(
     ground: _Ground, pipeline: Pipeline, proxy: Proxy, connected: Callable[[Session], Awaitable[None]], policy: LocalPolicy
 ) -> AgentLink:
     identity = ground.identity
-    host, _, port = (ground.config.tunnel_address or identity.addresses.tunnel_address).rpartition(":")
     return AgentLink(
-        host=host.strip("[]"),
-        port=int(port),
+        addresses=ground.config.tunnel_address or identity.addresses.tunnel_address,
         tls=lambda: client_tls(identity.certificate_file, identity.key_file, identity.ca_file),
         cluster_uid=identity.addresses.cluster_uid,
         version=VERSION,

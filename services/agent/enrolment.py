@@ -39,8 +39,9 @@ class Enrolment:
         self._version = version
 
     def belongs(self, identity: Identity) -> bool:
-        """Whether an identity is of the hub whose CA is pinned."""
-        return fingerprint(identity.ca_file.read_text()) == self._pin.lower()
+        """Whether an identity is of the hub whose CA is pinned: it joined under that CA, or was told of it since."""
+        trusted = {identity.addresses.pin, *map(ca.fingerprint, ca.certificates(identity.ca_file.read_text()))}
+        return self._pin.lower() in trusted
 
     async def join(self, token_file: Path) -> Identity:
         """Trades the token for a certificate. The token leaves only over TLS that the pinned CA vouches for.
@@ -51,36 +52,47 @@ class Enrolment:
         request = ca.request(self._files.next_key(), "agent")
         token = read_token(token_file)
         message = wire.EnrolRequest(token=token, certificate_request=request, agent_version=self._version)
-        async with self._hub() as (stub, ca_pem):
+        pinned = await self._pinned()
+        async with self._hub(pinned) as stub:
             reply = await stub.Enrol(message, timeout=_SECONDS)
-        addresses = Addresses(reply.cluster_uid, reply.cluster, reply.tunnel_address, reply.nats_address, token_hash(token))
+        addresses = Addresses(
+            reply.cluster_uid, reply.cluster, reply.tunnel_address, reply.nats_address, token_hash(token), self._pin.lower()
+        )  # fmt: skip
         _log.info("agent.joined", cluster=reply.cluster, cluster_uid=reply.cluster_uid)
-        return self._files.keep(certificate=reply.certificate, ca_pem=ca_pem, addresses=addresses)
+        return self._files.keep(certificate=reply.certificate, ca_pem=reply.ca or pinned, addresses=addresses)
 
     async def renew(self, identity: Identity) -> Identity:
-        """A new certificate with a fresh key, on proof that we hold the earlier one's key; that one may have expired."""
+        """A new certificate with a fresh key, on proof that we hold the earlier one's key; that one may have expired.
+
+        The hub is known by the CAs that it told of last, and tells of them anew: so trust moves from one CA to the next.
+        """
         request = ca.request(self._files.next_key(), "agent")
         proof = ca.prove(identity.key, request.encode())
-        async with self._hub() as (stub, ca_pem):
+        trusted = identity.ca_file.read_text()
+        async with self._hub(trusted) as stub:
             message = wire.RenewRequest(certificate=identity.certificate, certificate_request=request, proof=proof)
             reply = await stub.Renew(message, timeout=_SECONDS)
         old = identity.addresses
         addresses = replace(
-            old, tunnel_address=reply.tunnel_address or old.tunnel_address, nats_address=reply.nats_address or old.nats_address
-        )
-        return self._files.keep(certificate=reply.certificate, ca_pem=ca_pem, addresses=addresses)
+            old, tunnel_address=reply.tunnel_address or old.tunnel_address, nats_address=reply.nats_address or old.nats_address,
+            pin=self._pin.lower(),
+        )  # fmt: skip
+        return self._files.keep(certificate=reply.certificate, ca_pem=reply.ca or trusted, addresses=addresses)
 
-    @asynccontextmanager
-    async def _hub(self) -> AsyncIterator[tuple[EnrolmentServiceStub, str]]:
-        """A stub whose server the pinned CA has certified as the gateway, and that CA; gRPC's errors come out as Faults."""
+    async def _pinned(self) -> str:
         ca_pem = await fetch_ca(self._address, self._pin)
         if fingerprint(ca_pem) != self._pin.lower():
             raise PinMismatch("the CA is not the pinned one")
-        credentials = grpc.ssl_channel_credentials(root_certificates=ca_pem.encode())
+        return ca_pem
+
+    @asynccontextmanager
+    async def _hub(self, trusted: str) -> AsyncIterator[EnrolmentServiceStub]:
+        """A stub whose server a trusted CA has certified as the gateway; gRPC's errors come out as Faults."""
+        credentials = grpc.ssl_channel_credentials(root_certificates=trusted.encode())
         options = [("grpc.ssl_target_name_override", _HUB), ("grpc.enable_retries", 0)]
         async with grpc.aio.secure_channel(self._address, credentials, options=options) as channel:
             try:
-                yield EnrolmentServiceStub(channel), ca_pem
+                yield EnrolmentServiceStub(channel)
             except grpc.aio.AioRpcError as error:
                 raise status.from_rpc_error(error, "gateway")[0] from error
 

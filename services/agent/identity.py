@@ -22,6 +22,7 @@ class Addresses:
         cluster_uid, cluster: uid and name of the cluster.
         tunnel_address, nats_address: `host:port`.
         token_hash: of the token that it joined with; another token in the configuration means to join anew.
+        pin: hash of the CA that it joined under; the hub may have told of newer ones since.
     """
 
     cluster_uid: str
@@ -29,6 +30,7 @@ class Addresses:
     tunnel_address: str
     nats_address: str
     token_hash: str = ""
+    pin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Identity:
 
     Attributes:
         certificate_file: certificate with its chain and its key in one PEM file, so that both change at once.
-        ca_file: the hub's CA.
+        ca_file: the hub's CA, or several while one takes over from another.
         addresses: who and where.
         not_before, not_after: the certificate's life.
     """
@@ -113,5 +115,4 @@ def token_hash(token: str) -> str:
 
 def fingerprint(certificate_pem: str) -> str:
     """SHA-256 (hex) of a certificate's DER form."""
-    certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
-    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+    return ca.fingerprint(x509.load_pem_x509_certificate(certificate_pem.encode()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from libs import log
 from libs.clock import Clock
+from libs.crypt import ca
 from libs.crypt.ca import BACKDATE
 from libs.faults import Code, Fault
 from services.agent.enrolment import Enrolment, read_token
@@ -44,6 +46,8 @@ class Renewal:
         self._on_renewed = on_renewed
         self._first_delay = first_delay
         self._identity: Identity | None = None
+        self._early = asyncio.Event()
+        self._told = ""
 
     @property
     def identity(self) -> Identity:
@@ -79,21 +83,32 @@ class Renewal:
         return found is None or found.addresses.token_hash != token_hash(read_token(self._token_file))
 
     async def run(self) -> None:
-        """Renews at two thirds of each certificate's life; never ends by itself."""
+        """Renews at two thirds of each certificate's life, and when the hub goes by other CAs; never ends by itself."""
         while True:
             wait = (self.due() - self._clock.now()).total_seconds()
-            if wait > 0:
-                await asyncio.sleep(min(wait, _LONGEST_SLEEP))
+            if wait > 0 and not self._early.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(wait, _LONGEST_SLEEP)):
+                        await self._early.wait()
                 continue
+            self._early.clear()
             try:
                 self._identity = await self._renew()
             except (Fault, ValueError, OSError) as error:
+                self._told = ""  # whoever tells it again is heard
                 await self._failed(error)
             else:
                 self.failures = 0
                 _log.info("certificate.renewed", not_after=self.identity.not_after.isoformat())
                 self._on_renewed(self.identity)
                 await asyncio.sleep(self._first_delay)  # a certificate that is due at once must not become a busy loop
+
+    def told(self, trust: str) -> None:
+        """The hub names the CAs that it goes by: if they are not those known here, the next certificate comes with them, now."""
+        if trust and trust not in (self._told, ca.bundle_hash(self.identity.ca_file.read_text())):
+            _log.info("certificate.other_cas", trust=trust)
+            self._told = trust  # once for each, whatever comes with the renewal
+            self._early.set()
 
     def due(self) -> datetime:
         """When the current certificate should be renewed: at two thirds of its life, not counting that it is backdated."""

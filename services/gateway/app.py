@@ -101,7 +101,7 @@ async def _listen(base: Base, identity: Identity, methods: list[Method], links: 
     probes.mount(http)
     docs.mount(http, methods, config.viewer_folder)
     http.add_raw_route("/k8s/{path:.*}", edge.handle)
-    tunnels = TunnelSocket(links, base.authority.certificate, base.clock, limit=base.limits.of_address)
+    tunnels = TunnelSocket(links, base.authority.bundle, base.clock, limit=base.limits.of_address)
     http.add_raw_route("/tunnel", tunnels.handle, "GET")
     origins = (config.public_url, *config.cors_origins.split(","))
     socket = MessagesSocket(pipeline, identity.authenticator.authenticate, origins, base.limits)

@@ -41,7 +41,7 @@ from libs.bus import Bus, subjects
 from libs.bus.relay import Relay
 from libs.clock import Clock
 from libs.crypt.box import Box
-from libs.crypt.ca import Authority
+from libs.crypt.ca import Authority, bundle_hash
 from libs.crypt.signing import SigningKey
 from libs.pg import Database, migrate
 from libs.pg.paging import Pages
@@ -148,7 +148,9 @@ def audit_methods(base: Base) -> list[Method]:
 
 async def links(base: Base, streams: Streams) -> Links:
     """The tunnels; agents ask for their desired state through them."""
-    methods = _served(desired_state_service_pb2.DESCRIPTOR, DesiredStateService(clock=base.clock, interest=Interests(base.database).wanted))
+    trust = bundle_hash(base.authority.bundle)
+    desired = DesiredStateService(clock=base.clock, interest=Interests(base.database).wanted, trust=trust)
+    methods = _served(desired_state_service_pb2.DESCRIPTOR, desired)
     keeper = LinkKeeper(base.database, base.clock)
     await keeper.start()
 
@@ -258,7 +260,7 @@ def _joining(base: Base) -> Joining:
         tunnel_address=config.public_tunnel_address or config.tunnel_address,
         nats_address=config.public_nats_address or nats,
         edge_url=config.public_url,
-        ca=base.authority.certificate,
+        ca=base.authority.bundle,
         certificate_lifetime=timedelta(hours=config.certificate_hours),
     )
 

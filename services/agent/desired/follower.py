@@ -41,6 +41,7 @@ class Follower:
     Attributes:
         outcome: of the last time that a set was applied.
         confirmation_needed: why something waits for a human; empty when nothing does.
+        on_trust: told the hash of the CAs that the hub goes by.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Follower:
         self._resync_seconds = resync_seconds
         self._accepted_hub_uid = accepted_hub_uid
         self.on_outcome = on_outcome
+        self.on_trust: Callable[[str], None] = lambda _: None
         self._wake = asyncio.Event()
         self._cause = ""
         self._failures = 0
@@ -126,6 +128,7 @@ class Follower:
             reply = await self._link.call(FETCH, request, timeout=_FETCH_SECONDS)
             if reply.unchanged and kept is not None and reply.hub_uid != kept.hub_uid:  # another hub's equal numbers mean nothing
                 reply = await self._link.call(FETCH, wire.FetchDesiredStateRequest(), timeout=_FETCH_SECONDS)
+        self.on_trust(reply.ca_bundle_hash)
         if reply.unchanged and kept is not None:
             self._kept.note(paused=reply.paused)
             return kept

@@ -9,15 +9,21 @@ from uuid import UUID
 from libs.pg import Database, Record, Tx
 
 
-async def insert(tx: Tx, serial: str, cluster_uid: UUID, issued: datetime, expires: datetime) -> None:
-    """Keeps that a certificate was issued."""
+async def insert(tx: Tx, serial: str, cluster_uid: UUID, issued: datetime, expires: datetime, *, trust: str) -> None:
+    """Keeps that a certificate was issued, together with the CA bundle of that hash."""
     await tx.execute(
-        "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) VALUES ($1, $2, $3, $4)",
-        serial,
-        cluster_uid,
-        issued,
-        expires,
+        "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires, trust) VALUES ($1, $2, $3, $4, $5)",
+        serial, cluster_uid, issued, expires, trust,
+    )  # fmt: skip
+
+
+async def behind(tx: Tx, trust: str) -> list[str]:
+    """Names of the joined clusters whose newest certificate came with another CA bundle."""
+    rows = await tx.rows(
+        "SELECT DISTINCT ON (c.name) c.name, t.trust FROM fleet.certificates t JOIN fleet.clusters c ON c.uid = t.cluster_uid"
+        " WHERE t.revoked IS NULL ORDER BY c.name, t.issued DESC, t.expires DESC"
     )
+    return [row["name"] for row in rows if row["trust"] != trust]
 
 
 async def get(tx: Tx, serial: str) -> Record | None:
@@ -43,6 +49,16 @@ async def refused(tx: Tx, held: Mapping[str, str]) -> list[str]:
         list(held.keys()), list(held.values()),
     )  # fmt: skip
     return [row["uid"] for row in rows]
+
+
+async def superseded(tx: Tx, held: Mapping[str, int]) -> dict[str, int]:
+    """The greatest number of a tunnel of each cluster whose held one (by uid) is not the newest."""
+    rows = await tx.rows(
+        "SELECT h.uid, c.tunnel FROM unnest($1::text[], $2::bigint[]) AS h (uid, number)"
+        " JOIN fleet.clusters c ON c.uid::text = h.uid WHERE c.tunnel > h.number",
+        list(held.keys()), list(held.values()),
+    )  # fmt: skip
+    return {row["uid"]: row["tunnel"] for row in rows}
 
 
 class Certificates:

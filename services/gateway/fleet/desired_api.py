@@ -42,9 +42,11 @@ class DesiredStateService:
     Args:
         clock: the time.
         interest: kinds that someone watches on a cluster (uid) beyond the base set, as `{resource}.{version}.{group}`.
+        trust: hash of the CAs that the hub goes by.
     """
 
-    def __init__(self, *, clock: Clock, interest: Interest = _no_interest) -> None:
+    def __init__(self, *, clock: Clock, interest: Interest = _no_interest, trust: str = "") -> None:
+        self._trust = trust
         self._clock = clock
         self._interest = interest
 
@@ -56,7 +58,7 @@ class DesiredStateService:
         paused = bool(await tx.value("SELECT paused FROM fleet.clusters WHERE uid = $1", uid))
         if paused and int(call.metadata.get(PROTOCOL_KEY, _PAUSES)) < _PAUSES:
             raise Paused("the cluster is paused, and its agent too old to be told so: it gets nothing new")
-        reply = wire.FetchDesiredStateResponse(hub_uid=str(await tx.value("SELECT uid FROM fleet.hub")))
+        reply = wire.FetchDesiredStateResponse(hub_uid=str(await tx.value("SELECT uid FROM fleet.hub")), ca_bundle_hash=self._trust)
         current = (known.generation, known.checksum) == (request.known_generation, request.known_checksum)
         if not (current and known.checksum):
             known = await _head(tx, uid, lock=True)

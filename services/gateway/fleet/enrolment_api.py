@@ -6,7 +6,7 @@ import hashlib
 from uuid import UUID
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -21,6 +21,7 @@ from services.gateway.fleet import certificates_store, domain, health_store, joi
 from services.gateway.fleet.domain import RenewalRefused, Token
 from services.gateway.fleet.joining import Joining
 
+_NOT_OURS = "the certificate is not that of a cluster of this hub"
 _NO_REQUEST = "is not a certificate request (PEM) signed with its own ECDSA P-256 key"
 
 
@@ -29,7 +30,7 @@ class EnrolmentService:
 
     def __init__(self, *, authority: ca.Authority, joining: Joining, clock: Clock) -> None:
         self._authority = authority
-        self._ca = x509.load_pem_x509_certificate(authority.certificate.encode())
+        self._trust = ca.bundle_hash(authority.bundle)
         self._joining = joining
         self._clock = clock
 
@@ -49,7 +50,7 @@ class EnrolmentService:
         await health_store.judge(tx, now, [kept["cluster_uid"]])
         call.resources.append(f"clusters/{kept['cluster']}")
         return enrolment_service_pb2.EnrolResponse(
-            certificate=certificate, ca=self._authority.certificate, cluster_uid=str(kept["cluster_uid"]), cluster=kept["cluster"],
+            certificate=certificate, ca=self._authority.bundle, cluster_uid=str(kept["cluster_uid"]), cluster=kept["cluster"],
             tunnel_address=self._joining.tunnel_address, nats_address=self._joining.nats_address,
         )  # fmt: skip
 
@@ -67,16 +68,17 @@ class EnrolmentService:
         await health_store.judge(tx, self._clock.now(), [kept["cluster_uid"]])
         call.resources.append(f"clusters/{kept['cluster']}")
         return enrolment_service_pb2.RenewResponse(
-            certificate=certificate, ca=self._authority.certificate,
+            certificate=certificate, ca=self._authority.bundle,
             tunnel_address=self._joining.tunnel_address, nats_address=self._joining.nats_address,
         )  # fmt: skip
 
     def _ours(self, pem: str) -> x509.Certificate:
         try:
             certificate = x509.load_pem_x509_certificate(pem.encode())
-            certificate.verify_directly_issued_by(self._ca)
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise RenewalRefused("the certificate is not that of a cluster of this hub") from error
+        except ValueError as error:
+            raise RenewalRefused(_NOT_OURS) from error
+        if not ca.issued_by(certificate, self._authority.bundle):
+            raise RenewalRefused(_NOT_OURS)
         return certificate
 
     async def _issue(self, tx: Tx, request_pem: str, cluster_uid: UUID) -> str:
@@ -84,7 +86,7 @@ class EnrolmentService:
         uri = domain.agent_id(cluster_uid)
         pem = self._authority.sign_request(request_pem, f"cluster {cluster_uid}", now=now, lifetime=lifetime, uri=uri)
         issued = x509.load_pem_x509_certificate(pem.encode())
-        await certificates_store.insert(tx, serial(issued), cluster_uid, now, issued.not_valid_after_utc)
+        await certificates_store.insert(tx, serial(issued), cluster_uid, now, issued.not_valid_after_utc, trust=self._trust)
         return pem
 
 

@@ -22,7 +22,7 @@ from services.gateway.identity.authenticator import Authenticator
 from services.gateway.identity.directory import Directory
 from services.gateway.identity.impersonation import Principals
 from services.gateway.identity.key_check import KeyCheck
-from services.gateway.identity.keys import Keyring, Purpose
+from services.gateway.identity.keys import CHANNEL, Keyring, Purpose
 from services.gateway.identity.passwords import Passwords
 from services.gateway.identity.service_accounts_api import ServiceAccountService
 from services.gateway.identity.sign_in import SignIn
@@ -89,6 +89,7 @@ async def start(life: Life, *, database: Database, box: Box, pages: Pages, clock
     keyrings = {purpose: Keyring(database, box, clock, purpose) for purpose in Purpose}
     for purpose, keyring in keyrings.items():
         await keyring.refresh()
+        await database.listen(CHANNEL, keyring.changed)
         life.spawn(f"identity keys {purpose.value}", keyring.run())
     directory = Directory(database, clock)
     await directory.start()

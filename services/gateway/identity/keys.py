@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from libs.pg import Database, Record, Tx
 
 ROTATION = timedelta(hours=24)  # longer than the longest token (12 h), so that two keys are enough
 VALID = 2
+CHANNEL = "identity_signing_keys"  # NOTIFY: some were taken away
 _REFRESH = 30.0  # seconds between looks at what other replicas made
 _AGAIN = 1.0  # seconds between looks caused by an unknown key id: strangers can cause them
 _log = log.get("services.gateway.identity.keys")
@@ -81,10 +82,14 @@ class Keyring:
         """Keeps the keys fresh until cancelled."""
         while True:
             await asyncio.sleep(_REFRESH)
-            try:
-                await self.refresh()
-            except Fault as fault:  # the database is away: what is in memory stays good
-                _log.warning("keys.not_refreshed", purpose=self.purpose.value, error=str(fault))
+            await self.changed()
+
+    async def changed(self, _: str = "") -> None:
+        """Reads them anew: the answer to a NOTIFY."""
+        try:
+            await self.refresh()
+        except Fault as fault:  # the database is away: what is in memory stays good
+            _log.warning("keys.not_refreshed", purpose=self.purpose.value, error=str(fault))
 
     async def _rotated(self, tx: Tx) -> list[Record]:
         rows = await tx.rows(_NEWEST, self.purpose.value, VALID)
@@ -102,6 +107,13 @@ class Keyring:
         await tx.execute(_RETIRE, self.purpose.value, VALID)
         _log.info("key.made", purpose=self.purpose.value, kid=key.kid)
         return await tx.rows(_NEWEST, self.purpose.value, VALID)
+
+
+async def forget(tx: Tx, purposes: Sequence[Purpose]) -> int:
+    """Takes all keys of some purposes away and tells every gateway, which makes new ones; how many there were."""
+    gone = await tx.execute("DELETE FROM identity.signing_keys WHERE purpose = ANY($1)", [purpose.value for purpose in purposes])
+    await tx.execute("SELECT pg_notify($1, '')", CHANNEL)
+    return gone
 
 
 def jwks(keyring: Keyring) -> dict[str, list[dict[str, str]]]:

@@ -50,7 +50,7 @@ class Tokens:
     def __init__(self, keyring: Keyring, clock: Clock) -> None:
         self._keyring = keyring
         self._clock = clock
-        self._good: OrderedDict[bytes, Claims] = OrderedDict()
+        self._good: OrderedDict[bytes, tuple[str, Claims]] = OrderedDict()
 
     def access(self, username: str, uid: UUID, session: UUID, session_expires: datetime) -> Issued:
         """An access token, which never outlives its session."""
@@ -64,10 +64,10 @@ class Tokens:
     async def verify(self, token: str, audience: str) -> Claims:
         """What a token for this audience says; raises signing.Rejected. Whether its session lives is not its business."""
         digest = hashlib.sha256(token.encode()).digest()
-        claims = self._good.get(digest)
-        if claims is None:
+        kid, claims = self._good.get(digest, ("", None))
+        if claims is None or kid not in self._keyring.public:  # a key that was taken away is good for nothing, at once
             claims = await self._verify(token, audience)
-            self._remember(digest, claims)
+            self._remember(digest, signing.key_id(token), claims)
         if claims.audience != audience or claims.expires <= self._clock.now() - signing.LEEWAY:
             raise signing.Rejected("token is not valid")
         return claims
@@ -77,8 +77,8 @@ class Tokens:
             raise signing.Rejected("token is not valid")
         return _claims(signing.verify(token, self._keyring.public, audience), audience)
 
-    def _remember(self, digest: bytes, claims: Claims) -> None:
-        self._good[digest] = claims
+    def _remember(self, digest: bytes, kid: str, claims: Claims) -> None:
+        self._good[digest] = kid, claims
         while len(self._good) > _REMEMBERED:
             self._good.popitem(last=False)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aiohttp import web
-from cryptography import x509
 
 from libs import log
 from libs.clock import Clock
@@ -22,14 +21,14 @@ class TunnelSocket:
 
     Args:
         links: takes the tunnels.
-        authority: the hub's CA (PEM), which issues agents' certificates.
+        authorities: the CAs (PEM) that issue agents' certificates.
         clock: the time.
         limit: rate limit by client address, raising Exhausted; before anything is signed or checked.
     """
 
-    def __init__(self, links: Links, authority: str, clock: Clock, *, limit: Callable[[str], None] | None = None) -> None:
+    def __init__(self, links: Links, authorities: str, clock: Clock, *, limit: Callable[[str], None] | None = None) -> None:
         self._links = links
-        self._authority = x509.load_pem_x509_certificate(authority.encode())
+        self._authorities = authorities
         self._clock = clock
         self._limit = limit
 
@@ -48,7 +47,7 @@ class TunnelSocket:
             return web.Response(status=web.HTTPUpgradeRequired.status_code, text="agents connect here by WebSocket")
         await socket.prepare(request)
         try:
-            certificate = await challenge(socket, self._links.hub_uid, self._authority, self._clock.now())
+            certificate = await challenge(socket, self._links.hub_uid, self._authorities, self._clock.now())
         except (Unproved, TimeoutError, ConnectionError) as error:
             _log.warning("tunnel.unproved", address=address, why=str(error))
             await socket.close(code=_CLOSED_POLICY, message=b"not proved")

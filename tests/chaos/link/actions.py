@@ -58,7 +58,7 @@ class Actions:
     async def _cut(self, rng: random.Random, _: str) -> str:
         """All connections are reset, some times over; new ones are refused for a while."""
         relay, count, times = self._rig.relay, 0, rng.randint(1, 4)
-        for _ in range(times):
+        for _turn in range(times):
             count += relay.cut()
             await asyncio.sleep(rng.uniform(0.1, 1.5))
         relay.refused = set(relay.ports)

@@ -61,6 +61,7 @@ class FetchDesiredStateResponse(_message.Message):
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     CONFIRMED_GENERATION_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    CA_BUNDLE_HASH_FIELD_NUMBER: _builtins.int
     hub_uid: _builtins.str
     """Uid of the hub that derived the set."""
     generation: _builtins.int
@@ -73,6 +74,8 @@ class FetchDesiredStateResponse(_message.Message):
     """Greatest generation whose removals a human has confirmed."""
     paused: _builtins.bool
     """Nothing is to be made, changed, put right or removed until this is false again. From protocol 2; hubs tell older agents nothing new instead."""
+    ca_bundle_hash: _builtins.str
+    """Hash of the CA certificates that the hub goes by: an agent that trusts others renews its certificate now and gets them with it."""
     @_builtins.property
     def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___DesiredObject]:
         """What should be, ordered so that what others need comes first."""
@@ -92,10 +95,11 @@ class FetchDesiredStateResponse(_message.Message):
         tombstones: _abc.Iterable[Global___Tombstone] | None = ...,
         confirmed_generation: _builtins.int = ...,
         paused: _builtins.bool = ...,
+        ca_bundle_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "confirmed_generation", b"confirmed_generation", "generation", b"generation", "hub_uid", b"hub_uid", "objects", b"objects", "paused", b"paused", "tombstones", b"tombstones", "unchanged", b"unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_bundle_hash", b"ca_bundle_hash", "checksum", b"checksum", "confirmed_generation", b"confirmed_generation", "generation", b"generation", "hub_uid", b"hub_uid", "objects", b"objects", "paused", b"paused", "tombstones", b"tombstones", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,6 +26,7 @@ class Stream:
         healed: what is lost in a crash of the broker is healed elsewhere, so that no fsync is awaited.
         duplicate_window: seconds in which a repeated message id is recognised.
         max_message: most bytes of a message.
+        bucket: a key-value bucket: of each subject the newest message alone is kept, in memory.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stream:
     healed: bool = False
     duplicate_window: float = 120.0
     max_message: int = MIB
+    bucket: bool = False
 
     def config(self) -> StreamConfig:
         """As the client wants it."""
@@ -48,7 +50,8 @@ class Stream:
             max_bytes=self.max_bytes,
             max_age=self.max_age,
             max_msg_size=self.max_message,
-            storage=StorageType.FILE,
+            max_msgs_per_subject=1 if self.bucket else None,
+            storage=StorageType.MEMORY if self.bucket else StorageType.FILE,
             duplicate_window=min(self.duplicate_window, self.max_age or self.duplicate_window),
             allow_direct=True,
             persist_mode=PersistMode.ASYNC if self.healed else None,
@@ -60,6 +63,8 @@ PLATFORM = Stream("PLATFORM", ("gems.platform.>",), 256 * MIB, 72 * HOUR, duplic
 NOTICES = Stream("NOTICES", ("gems.notice.>",), 128 * MIB, 24 * HOUR, duplicate_window=HOUR)
 JOBS = Stream("JOBS", ("gems.jobs.>",), 64 * MIB, 0, work_queue=True, healed=True, max_message=64 * 1024)
 HUB = (PLATFORM, NOTICES, JOBS)
+# Presence alone: whoever holds a tunnel says so again when the broker has forgotten.
+TUNNELS = Stream("KV_TUNNELS", ("$KV.TUNNELS.>",), 64 * MIB, 24 * HOUR, max_message=4096, bucket=True)
 CLUSTER_PREFIX = "CLUSTER_"
 
 

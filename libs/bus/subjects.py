@@ -56,6 +56,16 @@ def replica(name: str) -> str:
     return f"gems.replica.{token(name)}"
 
 
+def tunnel(uid: str) -> str:
+    """Which gateway holds a cluster's tunnel: a key of bucket TUNNELS."""
+    return f"$KV.TUNNELS.clusters.{token(uid)}"
+
+
+def gateway(replica_id: str) -> str:
+    """That a gateway lives: a key of bucket TUNNELS."""
+    return f"$KV.TUNNELS.gateways.{token(replica_id)}"
+
+
 def platform(area: str, event: str) -> str:
     """A fact of the platform, such as `tenancy`, `tenant-created`."""
     return f"gems.platform.{token(area)}.{token(event)}"

@@ -32,11 +32,20 @@ class Disconnected(Unavailable):
     reason = "TUNNEL_LOST"
 
 
-async def unary(mux: Mux, method: MethodDescriptor, request: Message, *, timeout: float, grant: tunnel_pb2.GrantUse | None = None) -> Any:
-    """Calls a unary method at the other end; raises Fault."""
+class Stopping(Unavailable):
+    """A gateway on the way is being restarted."""
+
+    reason = "GATEWAY_STOPPING"
+
+
+async def unary(
+    mux: Mux, method: MethodDescriptor, request: Message, *, timeout: float, grant: tunnel_pb2.GrantUse | None = None,
+    forward: tunnel_pb2.Forward | None = None,
+) -> Any:  # fmt: skip
+    """Calls a unary method at the other end, or with `forward` at a cluster behind it; raises Fault."""
     with trace.span(method.full_name, kind=trace.SpanKind.CLIENT, attributes={"rpc.system": "kubegems"}):
         try:
-            stream = await _asked(mux, method, request, timeout, grant)
+            stream = await _asked(mux, method, request, timeout, grant, forward=forward)
             try:
                 reply = await stream.receive()
                 if reply is None:
@@ -67,11 +76,12 @@ async def stream(
 
 
 async def _asked(
-    mux: Mux, method: MethodDescriptor, request: Message, timeout: float | None, grant: tunnel_pb2.GrantUse | None
+    mux: Mux, method: MethodDescriptor, request: Message, timeout: float | None, grant: tunnel_pb2.GrantUse | None,
+    *, forward: tunnel_pb2.Forward | None = None,
 ) -> Stream:  # fmt: skip
     millis = 0 if timeout is None else min(max(int(timeout * _MILLIS), 1), _LONGEST)
     call = tunnel_pb2.CallHeader(method=f"/{method.containing_service.full_name}/{method.name}", timeout_millis=millis, grant=grant)
-    header = tunnel_pb2.StreamHeader(call=call, traceparent=trace.traceparent()).SerializeToString()
+    header = tunnel_pb2.StreamHeader(call=call, traceparent=trace.traceparent(), forward=forward).SerializeToString()
     body = request.SerializeToString()
     inline = len(body) <= mux.limits.inline
     opened = mux.open(header, body if inline else None, end=inline)
@@ -151,8 +161,10 @@ _FAULTS: dict[Reset, tuple[type[Fault], str]] = {
 
 def fault_of(error: StreamEnded, what: str) -> Fault:
     """What callers get to know of a broken stream."""
-    if isinstance(error, Lost):
+    if isinstance(error, Lost) or (isinstance(error, Ended) and error.code is Reset.LOST):
         return Disconnected(f"{what}: the cluster's tunnel broke; try again")
+    if isinstance(error, Ended) and error.code is Reset.STOPPING:
+        return Stopping(f"{what}: broken off, because a gateway of the hub is being restarted; try again")
     if isinstance(error, TooLarge):
         return Exhausted(f"{what}: a message is too large for the tunnel")
     if isinstance(error, Ended) and error.code in _FAULTS:

@@ -17,6 +17,8 @@ class Reset(IntEnum):
     DEADLINE = 6  # time is up
     EXPIRED = 7  # the grant ended, or was taken away
     UPSTREAM = 8  # what the stream leads to broke off
+    LOST = 9  # the tunnel behind the one that passes on is gone
+    STOPPING = 10  # the hub's end is about to stop
 
 
 class StreamEnded(Exception):

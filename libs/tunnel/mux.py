@@ -153,6 +153,13 @@ class Mux:
             self.lost(why)
             self._carrier.abort()
 
+    def reset_all(self, code: Reset, text: str) -> None:
+        """Breaks off every stream; the connection stays."""
+        for stream in list(self._streams.values()):
+            stream.reset(code, text)
+            if stream.task is not None:
+                stream.task.cancel()
+
     async def closed(self) -> None:
         """Returns when the connection is gone and the tasks that served its streams have ended."""
         await asyncio.shield(self._closed)

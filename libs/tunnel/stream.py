@@ -148,6 +148,17 @@ class Stream:
         finally:
             self._writer = None
 
+    # -- passing on
+
+    async def take(self) -> tuple[bytes, int] | None:
+        """The next piece as it came, for `give` of another stream; None after the end. Raises StreamEnded."""
+        return await self._next()
+
+    async def give(self, content: bytes, flags: int) -> None:
+        """Sends a piece that another stream's `take` returned, waiting while the peer takes no more."""
+        if not (flags & END and self._send_last_now(content, flags)):
+            await self._send(content, flags)
+
     # -- what the scheduler asks
 
     @property

@@ -19,9 +19,12 @@ class Config:
         "File with the one-time join token `{id}.{secret}`; needed until the agent has joined.", default=None
     )
     kubeconfig_file: Path | None = doc("Kubeconfig of the cluster; none means the pod's own service account.", default=None)
-    tunnel_address: str = doc("`host:port` of the hub's tunnel; empty takes what the hub said at joining.", default="")
+    tunnel_address: str = doc(
+        "`host:port` of the hub's tunnel, of each gateway with commas between; empty takes what the hub said at joining.", default=""
+    )
     edge_url: str = doc(
-        "`https://host:port` of the hub's edge: the tunnel goes through it as a WebSocket, and HTTPS_PROXY is respected; empty: TCP.",
+        "`https://host:port` of the hub's edge, several with commas between: the tunnel goes through it as a WebSocket, and HTTPS_PROXY"
+        " is respected; empty: TCP.",
         default="",
     )
     edge_ca_file: Path | None = doc("CA (PEM) that the edge's certificate is of, behind an ingress; none: the hub's own.", default=None)

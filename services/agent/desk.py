@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -47,13 +48,16 @@ class Desk:
         proxy: answers Kubernetes requests.
         address: the hub's, for logs.
         policy: what the cluster's owner denies; None for nothing.
+        on_go_away: called when the hub's end is about to stop.
     """
 
     def __init__(
-        self, mux: Mux, book: GrantBook, *, pipeline: Pipeline, proxy: Proxy, address: str, policy: LocalPolicy | None = None
-    ) -> None:
+        self, mux: Mux, book: GrantBook, *, pipeline: Pipeline, proxy: Proxy, address: str, policy: LocalPolicy | None = None,
+        on_go_away: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._mux, self._book, self._pipeline, self._proxy, self._address = mux, book, pipeline, proxy, address
         self._policy = policy
+        self._on_go_away = on_go_away
         self._open: dict[int, _Expiry] = {}
         if policy is not None:
             policy.listeners.add(self._policy_changed)
@@ -84,6 +88,10 @@ class Desk:
             await self._kubernetes(stream, opened)
         elif purpose == "regrant":
             self._regrant(opened.regrant)
+            stream.end()
+        elif purpose == "go_away":
+            _log.info("link.asked_to_go", why=opened.go_away.reason)
+            self._on_go_away()
             stream.end()
         else:
             stream.reset(Reset.REFUSED, "unknown purpose")

@@ -27,6 +27,7 @@ from libs.tunnel.tcp import Connection, dial
 from libs.tunnel.websocket import Unproved
 from services.agent.desk import Desk, by_grant, principal_of
 from services.agent.grants import GrantBook
+from services.agent.hubs import Hubs
 from services.agent.policy import LocalPolicy
 from services.agent.proxy import Proxy
 
@@ -36,6 +37,7 @@ HUB_NAME = "gateway.hub.kubegems.internal"
 _GREETING_SECONDS = 10.0
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
+_LEAVING_SECONDS = 60.0  # most that a tunnel lives on beside the next
 _STEADY_SECONDS = 30.0  # a tunnel that stood so long starts the back-off anew
 _CALL_SECONDS = 30.0
 _log = log.get("services.agent.link")
@@ -62,7 +64,7 @@ class Edge:
     """The hub's HTTPS edge, as a way for the tunnel.
 
     Attributes:
-        url: `https://host:port`.
+        url: `https://host:port`, several with commas between.
         tls: makes the context that trusts its certificate, for each dial.
         identity: certificate and key (PEM), for each dial.
         server_name: name in the edge's certificate; None: the host of the URL.
@@ -84,8 +86,7 @@ class AgentLink:
     """Keeps a tunnel to the hub.
 
     Args:
-        host: the hub's tunnel listener.
-        port: its port.
+        addresses: `host:port` of the hub's tunnel listeners, with commas between.
         tls: makes the TLS context for each dial, so that a renewed certificate is used.
         cluster_uid: this cluster's uid.
         version: of this program.
@@ -96,15 +97,16 @@ class AgentLink:
         limits: of the tunnel.
         protocols: versions of the protocol that this end speaks, newest first.
         policy: what the cluster's owner denies; None for nothing.
-        edge: the HTTPS edge to go through by WebSocket; None: TCP to `host` and `port`.
+        edge: the HTTPS edge to go through by WebSocket; None: TCP to `addresses`.
     """
 
     def __init__(
-        self, *, host: str, port: int, tls: Callable[[], ssl.SSLContext], cluster_uid: str, version: str, pipeline: Pipeline,
+        self, *, addresses: str, tls: Callable[[], ssl.SSLContext], cluster_uid: str, version: str, pipeline: Pipeline,
         proxy: Proxy, server_name: str = HUB_NAME, on_connect: OnConnect | None = None, limits: Limits | None = None,
         protocols: Sequence[int] = PROTOCOLS, policy: LocalPolicy | None = None, edge: Edge | None = None,
     ) -> None:  # fmt: skip
-        self._host, self._port, self._server_name = host, port, server_name
+        self._hubs, self._server_name = Hubs.of(edge.url if edge is not None else addresses), server_name
+        self._address = ""
         self._tls = tls
         self._cluster_uid = cluster_uid
         self._version = version
@@ -119,6 +121,7 @@ class AgentLink:
         self._standing = asyncio.Event()
         self._delay = _FIRST_DELAY
         self._redial = asyncio.Event()
+        self._leaving: set[asyncio.Task[None]] = set()
         self.session: Session | None = None
 
     # -- for the agent's other parts
@@ -161,15 +164,35 @@ class AgentLink:
     async def run(self) -> None:
         """Keeps a tunnel, for ever."""
         loop = asyncio.get_running_loop()
-        while True:
-            started = loop.time()
-            try:
-                await self._once()
-            except (OSError, TimeoutError, Lost, DecodeError, ValueError, Unproved, _Unfit) as error:
-                _log.warning("link.down", hub=f"{self._host}:{self._port}", cause=_cause(error))
-            if loop.time() - started > _STEADY_SECONDS or self._redial.is_set():
-                self._delay = _FIRST_DELAY
-            await self._pause()
+        try:
+            while True:
+                started = loop.time()
+                asked_to_go = await self._until_lost_or_left()
+                if loop.time() - started > _STEADY_SECONDS or self._redial.is_set() or asked_to_go:
+                    self._delay = _FIRST_DELAY
+                await self._pause()
+        finally:
+            if self._leaving:
+                for task in self._leaving:
+                    task.cancel()
+                await asyncio.wait(self._leaving)
+
+    async def _until_lost_or_left(self) -> bool:
+        """One tunnel until it is lost, or until the hub asks to go elsewhere: then it lives on beside the next. Whether it does."""
+        left = asyncio.Event()
+        tunnel = asyncio.create_task(self._once(left), name="tunnel")
+        self._leaving.add(tunnel)
+        tunnel.add_done_callback(self._leaving.discard)
+        leaving = asyncio.create_task(left.wait(), name="asked to go")
+        try:
+            await asyncio.wait({tunnel, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+        if not tunnel.done():
+            tunnel.get_loop().call_later(_LEAVING_SECONDS, tunnel.cancel)
+            return True
+        tunnel.result()
+        return False
 
     async def _pause(self) -> None:
         """Waits a random part of the back-off, so that many agents do not come back at once."""
@@ -182,8 +205,14 @@ class AgentLink:
             pass
         self._redial.clear()
 
-    async def _once(self) -> None:
-        """One tunnel, from dial to loss; raises what broke it."""
+    async def _once(self, left: asyncio.Event) -> None:
+        """One tunnel, from dial to loss."""
+        try:
+            await self._dialled_and_used(left)
+        except (OSError, TimeoutError, Lost, DecodeError, ValueError, Unproved, _Unfit) as error:
+            _log.warning("link.down", hub=self._address, cause=_cause(error))
+
+    async def _dialled_and_used(self, left: asyncio.Event) -> None:
         greeted: asyncio.Future[Desk] = asyncio.get_running_loop().create_future()
 
         async def accept(stream: Stream, header: bytes) -> None:
@@ -192,16 +221,19 @@ class AgentLink:
             await desk.serve(stream, header)
 
         async with self._dialled(accept) as mux:
-            await self._used(mux, greeted)
+            await self._used(mux, greeted, left)
 
-    async def _used(self, mux: Mux, greeted: asyncio.Future[Desk]) -> None:
+    async def _used(self, mux: Mux, greeted: asyncio.Future[Desk], left: asyncio.Event) -> None:
         """A connection from its greeting to its loss."""
         try:
             hello = await self._greet(mux)
             book = GrantBook(
                 cluster_uid=self._cluster_uid, session=hello.session, keys=hello.grant_keys, hub_millis=mux.peer_now_millis
             )  # fmt: skip
-            desk = Desk(mux, book, pipeline=self._pipeline, proxy=self._proxy, address=self._host, policy=self._policy)
+            desk = Desk(
+                mux, book, pipeline=self._pipeline, proxy=self._proxy, address=self._address, policy=self._policy, on_go_away=left.set
+            )  # fmt: skip
+            self._hubs.reached()
             greeted.set_result(desk)
             await self._stand(mux, Session(hello.session, hello.hub_uid, hello.version))
         finally:
@@ -213,16 +245,18 @@ class AgentLink:
     @asynccontextmanager
     async def _dialled(self, accept: Accept) -> AsyncIterator[Mux]:
         """A connection by the configured carrier."""
+        self._address = address = await self._hubs.next()
         if self._edge is None:
+            host, _, port = address.rpartition(":")
             connection = await dial(
-                self._host, self._port, self._tls(),
+                host.strip("[]"), int(port), self._tls(),
                 lambda: Connection(odd=False, accept=lambda _: accept, limits=self._limits, name="agent tunnel"),
                 server_name=self._server_name,
             )  # fmt: skip
             yield connection.mux
             return
         carried, session = await websocket.dial(
-            self._edge.url, self._edge.tls(), self._edge.identity(), server_name=self._edge.server_name, accept=lambda _: accept,
+            address, self._edge.tls(), self._edge.identity(), server_name=self._edge.server_name, accept=lambda _: accept,
             limits=self._limits, name="agent tunnel",
         )  # fmt: skip
         running = asyncio.create_task(carried.run(), name="tunnel socket")
@@ -246,13 +280,14 @@ class AgentLink:
     async def _stand(self, mux: Mux, session: Session) -> None:
         self._mux, self.session = mux, session
         self._standing.set()
-        _log.info("link.up", hub=f"{self._host}:{self._port}", hub_uid=session.hub_uid, session=session.id)
+        _log.info("link.up", hub=self._address, hub_uid=session.hub_uid, session=session.id)
         greeting = asyncio.create_task(self._connected(session), name="link greeting")
         try:
             await mux.closed()
         finally:
-            self._mux = self.session = None
-            self._standing.clear()
+            if self._mux is mux:
+                self._mux = self.session = None
+                self._standing.clear()
             greeting.cancel()
             await asyncio.wait([greeting])
 

@@ -58,7 +58,7 @@ async def start(config: Config, life: Life) -> None:
         ("streams", streams.run()),
         ("health", wiring.health(base, links, streams).run()),
         ("relay", wiring.relay(base).run()),
-        ("hints", wiring.hints(base).run()),
+        ("hints", wiring.hints(base, links).run()),
         ("kubernetes edge", edge.run()),
     ):
         life.spawn(name, work)

@@ -31,13 +31,18 @@ class Config:
     internal_address: str = doc("host:port of the gRPC listener for hub services, mTLS.", default="127.0.0.1:8445")
     enrolment_address: str = doc("host:port of the gRPC listener where clusters join and renew.", default="127.0.0.1:8446")
     tunnel_address: str = doc("host:port of the agents' tunnel.", default="127.0.0.1:8447")
+    peer_address: str = doc("host:port of tunnel_address as the other gateways reach it; empty: tunnel_address.", default="")
     metrics_address: str = doc("host:port of the Prometheus metrics.", default="127.0.0.1:8448")
     msgbus_address: str = doc(
         "host:port of msgbus; several IP addresses separated by commas are replicas, used in turn.", default="127.0.0.1:8451"
     )
     worker_address: str = doc("host:port of the worker.", default="127.0.0.1:8455")
     public_enrolment_address: str = doc("host:port of enrolment as clusters see it; empty: enrolment_address.", default="")
-    public_tunnel_address: str = doc("host:port of the tunnel as clusters see it; empty: tunnel_address.", default="")
+    public_tunnel_address: str = doc(
+        "host:port of the tunnel as clusters see it, of each gateway with commas between, or a name that resolves to all; "
+        "empty: tunnel_address.",
+        default="",
+    )
     public_nats_address: str = doc("host:port of NATS as clusters see it; empty: that of nats_url.", default="")
     reads_per_address: int = doc("Calls per second of one client address before it is slowed down.", default=500)
     connections_per_address: int = doc("REST connections of one client address at a time.", default=1024)

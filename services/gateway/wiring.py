@@ -48,6 +48,7 @@ from libs.pg.paging import Pages
 from libs.rpc import Channel, Method, Pipeline
 from libs.rpc.forward import forward
 from libs.run import Life
+from libs.tunnel.tcp import client_tls
 from services.gateway.audit.api import AuditService
 from services.gateway.broker import Streams
 from services.gateway.config import Config
@@ -73,6 +74,8 @@ from services.gateway.identity.rights import known_permissions
 from services.gateway.link.kubernetes_edge import KubernetesEdge
 from services.gateway.link.links import Links
 from services.gateway.link.nats_auth import NatsAuth
+from services.gateway.link.peers import Peers
+from services.gateway.link.presence import Presence
 from services.gateway.tenancy.environments_api import EnvironmentService
 from services.gateway.tenancy.members_api import MemberService
 from services.gateway.tenancy.projects_api import ProjectService
@@ -151,17 +154,24 @@ async def links(base: Base, streams: Streams) -> Links:
     trust = bundle_hash(base.authority.bundle)
     desired = DesiredStateService(clock=base.clock, interest=Interests(base.database).wanted, trust=trust)
     methods = _served(desired_state_service_pb2.DESCRIPTOR, desired)
-    keeper = LinkKeeper(base.database, base.clock)
+    hub_uid = await _hub_uid(base.database)
+    presence = Presence(base.bus, base.config.peer_address or base.config.tunnel_address)
+    peers = Peers(presence, lambda: client_tls(base.config.certificate_file, base.config.key_file, base.config.ca_file), hub_uid=hub_uid)
+    keeper = LinkKeeper(base.database, base.clock, presence.replica, on_forgotten=lambda: made.tell())  # noqa: PLW0108 -- made below
     await keeper.start()
 
-    async def changed(uid: str, online: bool, agent: str) -> None:  # noqa: FBT001 -- the tunnel's callback
+    async def changed(uid: str, online: bool, agent: str, number: int) -> None:  # noqa: FBT001 -- the tunnel's callback
         streams.wake()
-        await keeper.changed(uid, online, agent)
+        await keeper.changed(uid, online, agent, number)
 
     made = Links(
-        hub_uid=await _hub_uid(base.database), version=VERSION, pipeline=Pipeline(methods, units=base.units, audit=base.auditor),
-        allowed=Certificates(base.database).allowed, on_change=changed, clock=base.clock,
+        hub_uid=hub_uid, version=VERSION, pipeline=Pipeline(methods, units=base.units, audit=base.auditor),
+        allowed=Certificates(base.database).allowed, on_change=changed, clock=base.clock, number=keeper.number, peers=peers,
     )  # fmt: skip
+    base.life.stack.push_async_callback(keeper.leave)
+    base.life.spawn("gateways", keeper.run())
+    base.life.stack.push_async_callback(presence.close)
+    base.life.spawn("tunnels", presence.run())
     base.life.stack.push_async_callback(made.close)
     return made
 
@@ -197,13 +207,13 @@ def health(base: Base, links_: Links, streams: Streams) -> HealthKeeper:
     return HealthKeeper(base.database, links_, base.clock, on_removed=streams.wake)
 
 
-def hints(base: Base) -> Hints:
+def hints(base: Base, links_: Links) -> Hints:
     """Tells agents over NATS that there is something to fetch."""
 
     async def send(uid: str, generation: int) -> None:
         await base.bus.hint(subjects.desired(uid), events_pb2.DesiredStateHint(generation=generation))
 
-    return Hints(base.database, send)
+    return Hints(base.database, send, here=links_.here)
 
 
 def nats_auth(base: Base) -> NatsAuth:

@@ -33,8 +33,16 @@ class Tunnels(Protocol):
         """Serial number (hex) of the certificate of each, by cluster uid."""
         ...
 
+    def numbers(self) -> Mapping[str, int]:
+        """Number of each, by cluster uid."""
+        ...
+
     def disconnect(self, uid: str, why: str) -> bool:
         """Drops one."""
+        ...
+
+    def superseded(self, uid: str, number: int) -> None:
+        """Another gateway has a newer one."""
         ...
 
 
@@ -72,12 +80,15 @@ class HealthKeeper:
                     await self._woken.wait()
 
     async def put_out(self) -> int:
-        """Ends the tunnels of certificates that are no longer good; how many."""
+        """Ends the tunnels of certificates that are no longer good; how many. Those that are not the newest any more end too."""
         held = self._tunnels.serials()
         if not held:
             return 0
         async with self._database.transaction(readonly=True) as tx:
             refused = await certificates_store.refused(tx, held)
+            newer = await certificates_store.superseded(tx, self._tunnels.numbers())
+        for uid, number in newer.items():
+            self._tunnels.superseded(uid, number)
         return sum(self._tunnels.disconnect(uid, "the certificate was revoked, or the cluster removed") for uid in refused)
 
     async def look(self) -> None:

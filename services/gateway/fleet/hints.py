@@ -39,12 +39,14 @@ class Hints:
     Args:
         database: where the sets are.
         send: publishes a DesiredStateHint for a cluster's uid and a generation; raises Fault or OSError when it cannot.
+        here: whether this gateway holds a cluster's tunnel; the one that does hints, so that each hint is sent once.
     """
 
-    def __init__(self, database: Database, send: Send, *, every: float = _EVERY) -> None:
+    def __init__(self, database: Database, send: Send, *, every: float = _EVERY, here: Callable[[str], bool] = lambda _: True) -> None:
         self._database = database
         self._send = send
         self._every = every
+        self._here = here
         self._due: dict[str, tuple[int, str]] = {}
         self._woken = asyncio.Event()
         self._lagging: dict[str, _Lag] = {}
@@ -64,7 +66,7 @@ class Hints:
         """One change: `{cluster uid} {generation} {traceparent}`; empty after a connect."""
         uid, _, rest = payload.partition(" ")
         generation, _, traceparent = rest.partition(" ")
-        if generation.isdigit():
+        if generation.isdigit() and self._here(uid):
             self._due[uid] = (max(int(generation), self._due.get(uid, (0, ""))[0]), traceparent)
         self._woken.set()
 
@@ -82,6 +84,8 @@ class Hints:
         self._lagging = {}
         for row in rows:
             uid, generation = str(row["cluster_uid"]), int(row["generation"])
+            if not self._here(uid):
+                continue
             lag = before.get(uid)
             if lag is None or lag.generation != generation:
                 lag = _Lag(generation, now, self._every)

@@ -8,18 +8,18 @@ from collections.abc import Awaitable, Callable
 
 from libs import log
 
-OnChange = Callable[[str, bool, str], Awaitable[None]]
+OnChange = Callable[[str, bool, str, int], Awaitable[None]]
 _RETRY_SECONDS = 1.0
 _TELL_SECONDS = 10.0
 _log = log.get("services.gateway.link")
 
 
 class Announcer:
-    """Calls `on_change(uid, online, version)` from one task; only the latest state of a cluster is kept."""
+    """Calls `on_change(uid, online, version, number of the tunnel)` from one task; only the latest state of a cluster is kept."""
 
     def __init__(self, on_change: OnChange) -> None:
         self._on_change = on_change
-        self._pending: dict[str, tuple[bool, str]] = {}
+        self._pending: dict[str, tuple[bool, str, int]] = {}
         self._some = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -27,10 +27,10 @@ class Announcer:
         """Begins to tell."""
         self._task = asyncio.create_task(self._run(), name="link announcer")
 
-    def tell(self, uid: str, version: str, *, online: bool) -> None:
+    def tell(self, uid: str, version: str, number: int, *, online: bool) -> None:
         """Notes a change."""
         self._pending.pop(uid, None)
-        self._pending[uid] = (online, version)
+        self._pending[uid] = (online, version, number)
         self._some.set()
 
     async def close(self) -> None:

@@ -24,7 +24,7 @@ from services.gateway.link.hijack import SLOW_SECONDS, Hijacked, Taken
 from services.gateway.link.kubernetes_record import Journal, Record
 from services.gateway.link.kubernetes_request import PREFIX, Split, body_of, read, token_of
 from services.gateway.link.links import Links
-from services.gateway.link.tunnel import HEAD_SECONDS
+from services.gateway.link.road import HEAD_SECONDS
 
 MOST_PER_USER = 200  # requests of one user at a time
 _LOOK_SECONDS = 0.5

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,32 +19,34 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from kubegems.agent.v1 import tunnel_pb2
 from libs import log
 from libs.clock import Clock, new_id
-from libs.crypt.ca import spiffe_id
 from libs.crypt.signing import SigningKey
 from libs.faults import Unavailable
 from libs.rpc.peers import CLUSTER
 from libs.rpc.pipeline import Pipeline
-from libs.tunnel import Limits, Lost, Reset, Stream, calls
+from libs.tunnel import Limits, Reset, Stream, calls
 from libs.tunnel.kubernetes import Request
+from libs.tunnel.mux import Accept
 from libs.tunnel.tcp import Connection, listen
 from libs.tunnel.websocket import SocketConnection
 from services.gateway.fleet import PROTOCOL_KEY
 from services.gateway.fleet.health_store import Measure
 from services.gateway.link import metrics
 from services.gateway.link.announcer import Announcer, OnChange
+from services.gateway.link.door import Allowed, AnyConnection, Door, Number, Refused, cluster_of, is_gateway
 from services.gateway.link.exchange import Body, Exchange, Renew
-from services.gateway.link.grants import Grants, Principal
-from services.gateway.link.tunnel import HEAD_SECONDS, Tunnel
+from services.gateway.link.forwarding import ForwardDesk
+from services.gateway.link.grants import Principal
+from services.gateway.link.leaving import Leaving
+from services.gateway.link.peers import Peers
+from services.gateway.link.road import HEAD_SECONDS, Road
+from services.gateway.link.tunnel import Tunnel
 
 PROTOCOLS = (2, 1)  # newest first; each release speaks the one before it too
-GREETING_SECONDS = 10.0
 CALL_SECONDS = 30.0
 RETRY_AFTER = timedelta(seconds=5)
 _FLAPS = 3  # replacements within _FLAP_SECONDS that are reported
 _FLAP_SECONDS = 60.0
 _log = log.get("services.gateway.link")
-Allowed = Callable[[str, str], Awaitable[bool]]
-AnyConnection = Connection | SocketConnection
 
 
 class ClusterOffline(Unavailable):
@@ -65,27 +68,33 @@ class Links:
         registry: where the metrics go.
         limits: of each tunnel.
         protocols: versions of the protocol that this hub speaks, newest first.
+        number: the next tunnel's number, over all gateways of the hub; None: this is the only one.
+        peers: the other gateways; None: there are none.
     """
 
     def __init__(
         self, *, hub_uid: str, version: str, pipeline: Pipeline, allowed: Allowed, clock: Clock, on_change: OnChange | None = None,
         registry: CollectorRegistry = REGISTRY, limits: Limits | None = None, protocols: Sequence[int] = PROTOCOLS,
+        number: Number | None = None, peers: Peers | None = None,
     ) -> None:  # fmt: skip
         self.hub_uid = hub_uid
-        self._version = version
         self._pipeline = pipeline
-        self._allowed = allowed
         self._clock = clock
         self._limits = limits
-        self._protocols = tuple(protocols)
-        self._key = SigningKey.generate(new_id().hex)
+        self._door = Door(
+            hub_uid, version, tuple(protocols), allowed, number or _counter(), clock, SigningKey.generate(new_id().hex)
+        )  # fmt: skip
+        self._peers = peers
         self._tunnels: dict[str, Tunnel] = {}
+        self._leaving = Leaving()
         self._replaced: dict[str, deque[float]] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._announcer = Announcer(on_change) if on_change else None
         figures = metrics.of(registry)
-        self._online, self._refused = figures.online, figures.refused
+        self._online, self._refused, self._forwarded = figures.online, figures.refused, figures.forwarded
         self._server: asyncio.Server | None = None
+        if peers is not None:
+            peers.presence.of(self)
 
     # -- life
 
@@ -96,32 +105,66 @@ class Links:
             self._announcer.start()
         return int(self._server.sockets[0].getsockname()[1])
 
+    @property
+    def draining(self) -> bool:
+        """Whether new tunnels are refused."""
+        return self._leaving.begun
+
+    async def go_away(self) -> None:
+        """Takes no new tunnels, and asks agents to go to another gateway at once."""
+        if self._server is not None:
+            self._server.close()
+        if self._peers is not None:
+            await self._peers.presence.drain()
+        self._leaving.begin(self._tunnels.values())
+
+    async def drain(self, seconds: float) -> None:
+        """After `go_away`: lets what is open end, for some seconds, then breaks it off and says why."""
+        elsewhere = self._peers is not None and self._peers.presence.others
+        await self._leaving.wait(self._tunnels, seconds, elsewhere=elsewhere)
+
     async def close(self) -> None:
         """Stops listening and drops all tunnels."""
         if self._server is not None:
             self._server.close()
+        self._leaving.close()
         for tunnel in list(self._tunnels.values()):
             tunnel.mux.abort("the hub stops")
         for task in self._connections:
             task.cancel()
         if self._connections:
             await asyncio.wait(self._connections)
+        if self._peers is not None:
+            self._peers.close()
         if self._announcer is not None:
             await self._announcer.close()
+
+    def tell(self) -> None:
+        """Tells of every tunnel again, to whom had forgotten."""
+        for tunnel in self._tunnels.values():
+            self._told(tunnel, online=True)
 
     # -- for callers
 
     def online(self, uid: str) -> bool:
-        """Whether a cluster's agent has a tunnel."""
+        """Whether a cluster's agent has a tunnel, here or at another gateway."""
+        return uid in self._tunnels or (self._peers is not None and self._peers.holds(uid))
+
+    def here(self, uid: str) -> bool:
+        """Whether a cluster's agent has its tunnel here."""
         return uid in self._tunnels
 
     def states(self) -> Mapping[str, str]:
-        """Version of the agent of each cluster that is online, by uid."""
+        """Version of the agent of each cluster whose tunnel is here, by uid."""
         return {uid: tunnel.version for uid, tunnel in self._tunnels.items()}
 
     def serials(self) -> Mapping[str, str]:
         """Serial number (hex) of the certificate of each tunnel, by cluster uid."""
-        return {uid: tunnel.serial for uid, tunnel in self._tunnels.items()}
+        return {**self._leaving.serials(), **{uid: tunnel.serial for uid, tunnel in self._tunnels.items()}}
+
+    def numbers(self) -> Mapping[str, int]:
+        """Number of each tunnel, by cluster uid."""
+        return {uid: tunnel.number for uid, tunnel in self._tunnels.items()}
 
     def measures(self) -> Mapping[str, Measure]:
         """What each tunnel tells of itself, by cluster uid."""
@@ -158,7 +201,7 @@ class Links:
         Raises:
             Fault: what the agent answered; ClusterOffline; DeadlineExceeded.
         """
-        return await self._tunnel(uid, cluster).call(method, request, principal, timeout=timeout)
+        return await (await self._road(uid, cluster)).call(method, request, principal, timeout=timeout)
 
     async def kubernetes(
         self, uid: str, request: Request, body: Body, principal: Principal, *,
@@ -178,17 +221,18 @@ class Links:
         Raises:
             Fault: ClusterOffline, Invalid, PermissionDenied, DeadlineExceeded, or why the API server could not be asked.
         """
-        tunnel = self._tunnel(uid, cluster)
-        return await tunnel.kubernetes(request, body, principal, renew=renew, head_seconds=head_seconds)
+        road = await self._road(uid, cluster)
+        return await road.kubernetes(request, body, principal, renew=renew, head_seconds=head_seconds)
 
     def disconnect(self, uid: str, why: str) -> bool:
-        """Drops a cluster's tunnel, because it was revoked or removed; whether there was one."""
+        """Drops a cluster's tunnel, because it was revoked or removed; whether there was one here."""
         tunnel = self._tunnels.get(uid)
         if tunnel is not None:
             tunnel.mux.abort(why)
-        return tunnel is not None
+        return self._leaving.disconnect(uid, why) or tunnel is not None
 
-    def _tunnel(self, uid: str, cluster: str) -> Tunnel:
+    def tunnel(self, uid: str, cluster: str = "") -> Tunnel:
+        """A cluster's tunnel held here; raises ClusterOffline."""
         tunnel = self._tunnels.get(uid)
         if tunnel is None:
             name = cluster or uid
@@ -196,24 +240,49 @@ class Links:
             raise ClusterOffline(message, {"cluster": name}, retry_after=RETRY_AFTER)
         return tunnel
 
+    async def _road(self, uid: str, cluster: str) -> Road:
+        if uid not in self._tunnels and self._peers is not None and (road := await self._peers.road(uid)) is not None:
+            self._forwarded.inc()
+            return road
+        return self.tunnel(uid, cluster)
+
+    # -- for the other gateways
+
+    def holdings(self) -> Mapping[str, tunnel_pb2.TunnelHolder]:
+        """Session, number and time of each tunnel, by cluster uid."""
+        now, millis = self._clock.monotonic(), self._door.now_millis()
+        return {
+            uid: tunnel_pb2.TunnelHolder(session=t.session, number=t.number, since_millis=millis - int((now - t.since) * 1000))
+            for uid, t in self._tunnels.items()
+        }
+
+    def superseded(self, uid: str, number: int) -> None:
+        """Another gateway has a newer tunnel of a cluster: ours ends, at once unless it was asked to go there."""
+        tunnel = self._tunnels.get(uid)
+        if tunnel is None or tunnel.number >= number:
+            return
+        if not self._leaving.begun:
+            tunnel.mux.abort("a newer tunnel stands at another gateway")
+            return
+        del self._tunnels[uid]
+        self._online.set(len(self._tunnels))
+        self._leaving.add(tunnel)
+
     # -- connections
 
     def connection(self) -> Connection:
         """The protocol of a connection that an agent makes."""
         return Connection(
-            odd=True, accept=lambda c: lambda stream, header: self._accept(c, stream, header), on_made=self.made,
-            limits=self._limits, name="hub tunnel", now_millis=self._now_millis,
+            odd=True, accept=self._accept_from, on_made=self.made,
+            limits=self._limits, name="hub tunnel", now_millis=self._door.now_millis,
         )  # fmt: skip
 
     def socket_connection(self, socket: web.WebSocketResponse, certificate: x509.Certificate, peer: str) -> SocketConnection:
         """The same over a WebSocket whose other end proved that it holds a certificate's key."""
         return SocketConnection(
-            socket, odd=True, accept=lambda c: lambda stream, header: self._accept(c, stream, header), peer=peer,
-            certificate=certificate, limits=self._limits, name="hub tunnel", now_millis=self._now_millis,
+            socket, odd=True, accept=self._accept_from, peer=peer,
+            certificate=certificate, limits=self._limits, name="hub tunnel", now_millis=self._door.now_millis,
         )  # fmt: skip
-
-    def _now_millis(self) -> int:
-        return int(self._clock.now().timestamp() * 1000)
 
     def made(self, connection: AnyConnection) -> None:
         """A connection stands: greets it, and keeps it until it ends."""
@@ -225,8 +294,13 @@ class Links:
         """A connection from its first byte to its last; a task's whole life."""
         mux = connection.mux
         try:
-            tunnel, expires = await self._greet(connection)
-        except _Refused as refused:
+            if is_gateway(connection):
+                await self._door.gateway(connection)
+                await mux.closed()
+                return
+            tunnel, expires = await self._door.agent(connection)
+            self._take(tunnel)
+        except Refused as refused:
             self._refused.labels(refused.why).inc()
             _log.warning("tunnel.refused", why=refused.why, address=connection.peer, cluster_uid=refused.uid)
             mux.abort(refused.why)
@@ -235,7 +309,6 @@ class Links:
             _log.error("tunnel.greeting_failed", address=connection.peer, exc_info=error)
             mux.abort("greeting failed")
             return
-        self._take(tunnel)
         try:
             async with asyncio.timeout(expires):
                 await mux.closed()
@@ -244,87 +317,70 @@ class Links:
         finally:
             self._drop(tunnel)
 
-    async def _greet(self, connection: AnyConnection) -> tuple[Tunnel, float]:
-        mux = connection.mux
-        certificate = connection.certificate()
-        uid = cluster_of(certificate)
-        if certificate is None or not uid:
-            raise _Refused("no cluster's certificate")
-        if not await self._allowed(uid, f"{certificate.serial_number:x}"):
-            raise _Refused("certificate not allowed", uid)
-        session = new_id().hex
-        keys = {self._key.kid: self._key.public}
-        ours = tunnel_pb2.Hello(
-            protocols=self._protocols, version=self._version, session=session, hub_uid=self.hub_uid,
-            time_millis=self._now_millis(), grant_keys=keys,
-        )  # fmt: skip
-        mux.hello(ours.SerializeToString())
-        try:
-            theirs = tunnel_pb2.Hello.FromString(await mux.greeted(GREETING_SECONDS))
-        except (TimeoutError, Lost, DecodeError) as error:
-            raise _Refused("no greeting", uid) from error
-        protocol = next((p for p in self._protocols if p in theirs.protocols), 0)
-        if not protocol:
-            raise _Refused("no common protocol", uid)
-        grants = Grants(self._key, cluster_uid=uid, session=session, now_millis=self._now_millis)
-        tunnel = Tunnel(
-            uid, theirs.version[:64], session, connection.peer, mux, grants, self._clock.monotonic(),
-            f"{certificate.serial_number:x}", protocol,
-        )  # fmt: skip
-        return tunnel, (certificate.not_valid_after_utc - self._clock.now()).total_seconds()
-
     def _take(self, tunnel: Tunnel) -> None:
         old = self._tunnels.get(tunnel.uid)
+        if self._leaving.begun or (old is not None and old.number > tunnel.number):
+            raise Refused("the gateway stops" if self._leaving.begun else "a newer tunnel stands", tunnel.uid)
+        holder = self._peers.presence.holder(tunnel.uid) if self._peers is not None else None
         self._tunnels[tunnel.uid] = tunnel
         self._online.set(len(self._tunnels))
         _log.info("tunnel.online", cluster_uid=tunnel.uid, version=tunnel.version, address=tunnel.address)
         if old is not None:
-            self._report_flapping(old, tunnel)
+            self._report_flapping(tunnel, old.address)
             old.mux.abort("a newer tunnel took its place")
-        if self._announcer is not None:
-            self._announcer.tell(tunnel.uid, tunnel.version, online=True)
+        elif holder is not None and self._peers is not None and not self._peers.presence.draining(holder.replica):
+            self._report_flapping(tunnel, f"gateway {holder.address}")
+        self._told(tunnel, online=True)
 
-    def _report_flapping(self, old: Tunnel, new: Tunnel) -> None:
+    def _report_flapping(self, new: Tunnel, other: str) -> None:
         """Two agents with one certificate push each other out; that is worth an operator's eye."""
         times = self._replaced.setdefault(new.uid, deque(maxlen=_FLAPS))
         times.append(new.since)
         if len(times) == _FLAPS and new.since - times[0] < _FLAP_SECONDS:
-            _log.error("tunnel.flapping", cluster_uid=new.uid, address=new.address, other_address=old.address)
+            _log.error("tunnel.flapping", cluster_uid=new.uid, address=new.address, other_address=other)
 
     def _drop(self, tunnel: Tunnel) -> None:
+        self._leaving.discard(tunnel)
         if self._tunnels.get(tunnel.uid) is not tunnel:
             return
         del self._tunnels[tunnel.uid]
         self._online.set(len(self._tunnels))
         _log.info("tunnel.offline", cluster_uid=tunnel.uid)
+        self._told(tunnel, online=False)
+
+    def _told(self, tunnel: Tunnel, *, online: bool) -> None:
+        if self._peers is not None:
+            self._peers.presence.touch(tunnel.uid)
         if self._announcer is not None:
-            self._announcer.tell(tunnel.uid, tunnel.version, online=False)
+            self._announcer.tell(tunnel.uid, tunnel.version, tunnel.number, online=online)
+
+    def _accept_from(self, connection: AnyConnection) -> Accept:
+        if is_gateway(connection):
+            return ForwardDesk(self).serve
+        return lambda stream, header: self._accept(connection, stream, header)
 
     async def _accept(self, connection: AnyConnection, stream: Stream, header: bytes) -> None:
         """Serves a call of the agent; the cluster is its certificate's, whatever the request says."""
         uid = cluster_of(connection.certificate())
         tunnel = self._tunnels.get(uid)
+        if tunnel is None or tunnel.mux is not connection.mux:
+            tunnel = self._leaving.of(connection.mux)
         try:
             opened = tunnel_pb2.StreamHeader.FromString(header)
         except DecodeError:
             stream.reset(Reset.BROKEN, "the header cannot be read")
             return
-        if tunnel is None or tunnel.mux is not connection.mux or opened.WhichOneof("purpose") != "call":
+        if tunnel is None or opened.WhichOneof("purpose") != "call":
             stream.reset(Reset.REFUSED, "not served")
             return
         peer, parent, metadata = CLUSTER + uid, opened.traceparent, {PROTOCOL_KEY: str(tunnel.protocol)}
         await calls.serve(stream, opened.call, self._pipeline, peer=peer, traceparent=parent, address=connection.peer, metadata=metadata)
 
 
-class _Refused(Exception):
-    def __init__(self, why: str, uid: str = "") -> None:
-        super().__init__(why)
-        self.why = why
-        self.uid = uid
+def _counter() -> Number:
+    numbers = itertools.count(1)
 
+    async def number() -> int:
+        return next(numbers)
 
-def cluster_of(certificate: x509.Certificate | None) -> str:
-    """The cluster uid that a certificate names; empty for none."""
-    name = spiffe_id(certificate) if certificate is not None else ""
-    uid = name.removeprefix(CLUSTER) if name.startswith(CLUSTER) else ""
-    return "" if "/" in uid else uid
+    return number

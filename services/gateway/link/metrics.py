@@ -12,6 +12,7 @@ class LinkMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.online = Gauge("kubegems_links_online", "Clusters whose agent has a tunnel", registry=registry)
+        self.forwarded = Counter("kubegems_links_forwarded", "Calls and requests sent through another gateway", registry=registry)
         self.refused = Counter("kubegems_links_refused", "Tunnels that were refused", ["why"], registry=registry)
 
 

@@ -26,6 +26,12 @@ class _Tunnels:
     def serials(self) -> dict[str, str]:
         return self.held
 
+    def numbers(self) -> dict[str, int]:
+        return {}
+
+    def superseded(self, uid: str, number: int) -> None:
+        raise AssertionError(uid, number)
+
     def disconnect(self, uid: str, why: str) -> bool:
         assert why
         return self.held.pop(uid, None) is not None

@@ -158,7 +158,7 @@ async def _allowed(uid: str, _serial: str) -> bool:
     return uid == CLUSTER_UID
 
 
-async def _changed(_uid: str, _online: bool, _version: str) -> None:
+async def _changed(_uid: str, _online: bool, _version: str, _number: int) -> None:
     return
 
 

@@ -196,7 +196,7 @@ class Rig:
     async def _allowed(self, uid: str, serial: str) -> bool:
         return uid not in self.refused and bool(int(serial, 16))
 
-    async def _changed(self, uid: str, online: bool, version: str) -> None:
+    async def _changed(self, uid: str, online: bool, version: str, number: int) -> None:
         self.changes.append((uid, online, version))
 
     def agent_tls(self, uid: str, *, lifetime: timedelta = timedelta(days=1), uri: str | None = None) -> Callable[[], ssl.SSLContext]:
@@ -246,7 +246,7 @@ class Rig:
         inventory = Inventory()
         pipeline = rpc.Pipeline(rpc.methods(INVENTORY, inventory), peers=by_grant, registry=CollectorRegistry())
         link = AgentLink(
-            host="127.0.0.1", port=self.port, tls=self.agent_tls(uid), cluster_uid=uid, version="2.0", pipeline=pipeline, proxy=proxy,
+            addresses=f"127.0.0.1:{self.port}", tls=self.agent_tls(uid), cluster_uid=uid, version="2.0", pipeline=pipeline, proxy=proxy,
             limits=Limits(ping_every=0.5, ping_timeout=5), protocols=protocols, policy=policy,
             edge=self.socket(uid) if carrier == "websocket" else None,
         )  # fmt: skip

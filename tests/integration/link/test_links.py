@@ -172,7 +172,7 @@ async def test_a_certificate_of_another_ca_is_refused(rig: Rig, tmp_path: Path) 
         await _dialled(rig, tls)
 
 
-@pytest.mark.parametrize("uri", ["", f"{SPIFFE}/hub/gateway", f"{SPIFFE}/cluster/", f"{SPIFFE}/cluster/a/b", "spiffe://other/cluster/a"])
+@pytest.mark.parametrize("uri", ["", f"{SPIFFE}/hub/worker", f"{SPIFFE}/cluster/", f"{SPIFFE}/cluster/a/b", "spiffe://other/cluster/a"])
 async def test_a_certificate_that_names_no_cluster_is_refused(rig: Rig, uri: str) -> None:
     """Only a cluster's certificate makes a tunnel."""
     tls = rig.agent_tls(f"odd-{uuid.uuid4()}", uri=uri)()

@@ -140,7 +140,7 @@ async def test_a_stopped_removal_is_shown_and_confirmed(house: House) -> None:
 
 
 async def test_links_come_and_go(house: House) -> None:
-    """WAITING, ONLINE, OFFLINE; each change is told once; a restarted gateway knows of none."""
+    """WAITING, ONLINE, OFFLINE; each change is told once; a gateway that stops leaves none online."""
     cluster, uid = await house.cluster(online=False)
     assert (await _get(house, cluster)).state == Cluster.WAITING
     keeper = LinkKeeper(house.database, house.clock)
@@ -151,7 +151,7 @@ async def test_links_come_and_go(house: House) -> None:
     gone = await _get(house, cluster)
     assert (gone.state, gone.agent_version) == (Cluster.OFFLINE, VERSION)
     await keeper.changed(uid, True, VERSION)
-    await keeper.start()
+    await keeper.leave()
     assert (await _get(house, cluster)).state == Cluster.OFFLINE
     rows = await house.sql("SELECT payload FROM fleet.outbox WHERE subject = 'gems.platform.fleet.link-changed' ORDER BY seq")
     told = [e for e in (events_pb2.ClusterLinkChanged.FromString(r["payload"]) for r in rows) if e.uid == uid]

@@ -110,6 +110,12 @@ class _Tunnels:
     def serials(self) -> dict[str, str]:
         return self._serials
 
+    def numbers(self) -> dict[str, int]:
+        return {}
+
+    def superseded(self, uid: str, number: int) -> None:
+        raise AssertionError(uid, number)
+
     def disconnect(self, uid: str, why: str) -> bool:
         assert why
         self.dropped.append(uid)

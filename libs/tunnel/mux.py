@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from libs import log
+from libs.tunnel.carrier import Carrier
 from libs.tunnel.errors import Ended, Lost, ProtocolBroken, Reset, StreamEnded, TooLarge
 from libs.tunnel.frames import COST, CREDIT, DATA, END, EOM, HEADER, OPEN, PING, PONG, RESET, TIMES, U32, Framer
 from libs.tunnel.limits import Limits
@@ -19,18 +20,6 @@ _WRITES_PER_TURN = 4
 _LAST_ID = 2**32 - 2
 _TEXT = 256  # bytes of a reset's text
 Accept = Callable[[Stream, bytes], Coroutine[Any, Any, None]]
-
-
-class Carrier(Protocol):
-    """What carries the frames."""
-
-    def write(self, content: bytes) -> None:
-        """Sends bytes; says `pause()` to the multiplexer when its buffer is full."""
-        ...
-
-    def abort(self) -> None:
-        """Drops the connection; `lost()` follows."""
-        ...
 
 
 def wall_millis() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar, cast
 
@@ -37,17 +38,18 @@ class Channel:
     Args:
         target: `host:port`; several IP addresses, separated by commas, or a `dns:///` name of several are replicas: calls go
             round them, and past those that are away.
+        spread: False keeps all calls on one connection, and so at one replica, while that lasts.
         service: name of the service; its certificate must carry `<service>.hub.kubegems.internal`.
         tls: our own certificate; without it the channel is open, for tests on loopback only.
     """
 
-    def __init__(self, target: str, service: str, tls: Tls | None) -> None:
+    def __init__(self, target: str, service: str, tls: Tls | None, *, spread: bool = True) -> None:
         self.service = service
-        target, spread = _several(target)
+        target, balanced = _several(target, spread=spread)
         if tls is None:
-            self._channel = grpc.aio.insecure_channel(target, options=(*_OPTIONS, *spread))
+            self._channel = grpc.aio.insecure_channel(target, options=(*_OPTIONS, *balanced))
             return
-        options = [*_OPTIONS, *spread, ("grpc.ssl_target_name_override", f"{service}.hub.kubegems.internal")]
+        options = [*_OPTIONS, *balanced, ("grpc.ssl_target_name_override", f"{service}.hub.kubegems.internal")]
         self._channel = grpc.aio.secure_channel(target, tls.channel(), options=options)
 
     def stub(self, kind: Callable[[grpc.aio.Channel], S]) -> S:
@@ -104,13 +106,15 @@ class Channel:
         return fault
 
 
-def _several(target: str) -> tuple[str, Metadata]:
+def _several(target: str, *, spread: bool) -> tuple[str, Metadata]:
     """A target of one or more addresses in gRPC's words, and the option that spreads calls over them."""
     addresses = [address.strip() for address in target.split(",") if address.strip()]
+    balanced = (_ROUND_ROBIN,) if spread and (len(addresses) > 1 or target.startswith("dns:")) else ()
     if len(addresses) > 1:
+        random.shuffle(addresses)  # who keeps to one does not keep to the first
         kind = "ipv6" if addresses[0].startswith("[") else "ipv4"
-        return f"{kind}:{','.join(addresses)}", (_ROUND_ROBIN,)
-    return target, (_ROUND_ROBIN,) if target.startswith("dns:") else ()
+        return f"{kind}:{','.join(addresses)}", balanced
+    return target, balanced
 
 
 def _context() -> Metadata:

@@ -28,7 +28,7 @@ class Messages:
 
     Args:
         hub: who listens to what.
-        source: AccessService.WatchGrants.
+        source: whose rights are what.
         box: seals resume tokens.
         queue_size: events that wait for one subscriber.
         streams_per_user: open streams of one user here.

@@ -24,7 +24,7 @@ from libs.rpc.server import MAX_METADATA
 from libs.run import Life
 from services.msgbus.api import Messages
 from services.msgbus.bodies import Bodies
-from services.msgbus.clients import Gateway
+from services.msgbus.clients import Gateway, Rights
 from services.msgbus.config import Config
 from services.msgbus.consumers import Consumers
 from services.msgbus.hub import Hub
@@ -59,11 +59,13 @@ async def start(config: Config, life: Life) -> None:
     channel = rpc.Channel(config.gateway_address, "gateway", tls)
     life.stack.push_async_callback(channel.close)
     gateway = Gateway(channel)
+    single = rpc.Channel(config.gateway_address, "gateway", tls, spread=False)
+    life.stack.push_async_callback(single.close)
     hub = Hub(View())
     _measure(hub)
     consumers = Consumers(bus, hub, gateway.clusters, life)
     consumers.start()
-    pipeline = _pipeline(config, database, auditor, gateway, _messages(config, life, bus, hub, gateway))
+    pipeline = _pipeline(config, database, auditor, gateway, _messages(config, life, bus, hub, gateway, Rights(single)))
     _post(config, life, database, bus)
     server = rpc.Server(pipeline, max_metadata=MAX_METADATA, max_concurrent=MOST_CALLS, per_connection=MOST_CALLS)
     server.listen(config.grpc_address, tls, require_client=True)
@@ -81,11 +83,13 @@ def _measure(hub: Hub) -> None:
     _WAITING.labels("longest").set_function(lambda: hub.waiting()[1])
 
 
-def _messages(config: Config, life: Life, bus: Bus, hub: Hub, gateway: Gateway) -> Messages:
+def _messages(  # noqa: PLR0917 -- what it is built of
+    config: Config, life: Life, bus: Bus, hub: Hub, gateway: Gateway, grants: Rights
+) -> Messages:
     """Live streams, with what they need of other replicas and of agents."""
     peers = Peers(bus, new_id().hex)
     made = Messages(
-        hub, gateway.grants, Box.load(config.resume_key_file), queue_size=config.queue_size, streams_per_user=config.streams_per_user,
+        hub, grants, Box.load(config.resume_key_file), queue_size=config.queue_size, streams_per_user=config.streams_per_user,
         bodies=Bodies(gateway.kubernetes), peers=peers,
     )  # fmt: skip
     interest = Interest(hub, bus, gateway.interest, peers.replica)

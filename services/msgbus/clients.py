@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from kubegems.fleet.v1 import cluster_access_service_pb2 as access_pb2
 from kubegems.fleet.v1.cluster_access_service_pb2_grpc import ClusterAccessServiceStub
@@ -22,12 +22,6 @@ class Gateway:
         """Keys that caller contexts are signed with."""
         reply = await self._access.ListCallerKeys(identity_pb2.ListCallerKeysRequest())
         return {key.kid: key.public_key for key in reply.keys}
-
-    def grants(self, username: str, session: str) -> AsyncIterator[identity_pb2.WatchGrantsResponse]:
-        """What a user may see, at every change; without limit of time."""
-        request = identity_pb2.WatchGrantsRequest(username=username, session=session)
-        stream: AsyncIterator[identity_pb2.WatchGrantsResponse] = self._access.WatchGrants(request)  # type: ignore[assignment] # an async generator
-        return stream
 
     async def audiences(self, username: str) -> list[str]:
         """Whose messages a user gets; NotFound for one who is disabled or gone."""
@@ -50,3 +44,24 @@ class Gateway:
         """All clusters, with whether their agents are connected."""
         reply = await self._clusters.ListLinks(access_pb2.ListLinksRequest())
         return list(reply.links)
+
+
+class Rights:
+    """AccessService as the watch of rights asks it, over a channel of one connection: both calls must reach the same replica."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._access = channel.stub(AccessServiceStub)
+
+    def watch(self) -> AsyncIterator[identity_pb2.WatchSessionsResponse]:
+        """What the sessions that `update` adds may see, at every change; without limit of time."""
+        request = identity_pb2.WatchSessionsRequest()
+        stream: AsyncIterator[identity_pb2.WatchSessionsResponse] = self._access.WatchSessions(request)  # type: ignore[assignment] # an async generator
+        return stream
+
+    async def update(self, watch: str, add: Sequence[tuple[str, str]], remove: Sequence[tuple[str, str]]) -> None:
+        """Adds sessions to a watch and takes others out: pairs of user name and session."""
+        request = identity_pb2.UpdateWatchRequest(watch=watch)
+        for into, keys in ((request.add, add), (request.remove, remove)):
+            for username, session in keys:
+                into.add(username=username, session=session)
+        await self._access.UpdateWatch(request, timeout=5)

@@ -1,4 +1,4 @@
-"""Runs the measurements of this folder, or those named (`python -m tests.bench push`), one after the other; each prints one JSON line per figure."""
+"""Runs the measurements of this folder, or those named (`python -m tests.bench push`); each prints one JSON line per figure."""
 
 from __future__ import annotations
 

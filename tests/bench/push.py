@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,12 @@ from deploy.local import part as parts
 from deploy.local.certificates import Certificates
 from deploy.local.ports import Ports
 from kubegems.agent.v1.events_pb2 import ObservedChange
-from kubegems.identity.v1.access_service_pb2 import GrantedScope, WatchGrantsResponse
+from kubegems.identity.v1.access_service_pb2 import (
+    GrantedScope,
+    WatchGrantsRequest,
+    WatchGrantsResponse,
+    WatchSessionsResponse,
+)
 from kubegems.messages.v1 import event_pb2, message_service_pb2
 from kubegems.messages.v1.event_pb2 import Event
 from kubegems.messages.v1.message_service_pb2_grpc import MessageServiceStub
@@ -70,21 +75,35 @@ def scope(namespace: str) -> GrantedScope:
     return GrantedScope(name=name, cluster="clusters/local", cluster_uid="c", namespace=namespace)
 
 
-async def grants(username: str, session: str) -> AsyncIterator[WatchGrantsResponse]:
+class Everyone:
     """Everyone sees the place of its number and one that all see."""
-    place = f"n{int(username[1:]) % PLACES}"
-    snapshot = WatchGrantsResponse(kind=WatchGrantsResponse.SNAPSHOT, scopes=[scope(place), scope("all")])
-    yield snapshot
-    while True:
-        await asyncio.sleep(4)
-        yield WatchGrantsResponse(kind=WatchGrantsResponse.HEARTBEAT)
+
+    def __init__(self) -> None:
+        self._added: asyncio.Queue[Sequence[tuple[str, str]]] = asyncio.Queue()
+
+    async def watch(self) -> AsyncIterator[WatchSessionsResponse]:
+        """Grants to whoever was added, and heartbeats."""
+        message = WatchSessionsResponse(watch="w")
+        while True:
+            yield message
+            message = WatchSessionsResponse()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.5):
+                    for username, session in await self._added.get():
+                        scopes = [scope(f"n{int(username[1:]) % PLACES}"), scope("all")]
+                        told = WatchGrantsResponse(kind=WatchGrantsResponse.SNAPSHOT, scopes=scopes)
+                        message.sessions.add(of=WatchGrantsRequest(username=username, session=session), grants=told)
+
+    async def update(self, watch: str, add: Sequence[tuple[str, str]], remove: Sequence[tuple[str, str]]) -> None:
+        """Others."""
+        self._added.put_nowait(add)
 
 
 def messages() -> tuple[Hub, Messages]:
     """An empty msgbus."""
     hub = Hub(View())
     hub.clusters["c"] = "clusters/local"
-    return hub, Messages(hub, grants, Box(b"k" * 32), queue_size=1000, streams_per_user=100_000)
+    return hub, Messages(hub, Everyone(), Box(b"k" * 32), queue_size=1000, streams_per_user=100_000)
 
 
 class Feeder:

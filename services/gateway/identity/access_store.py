@@ -73,6 +73,12 @@ async def uid_of(tx: Tx, username: str) -> UUID | None:
     return found
 
 
+async def uids_of(tx: Tx, usernames: Collection[str]) -> dict[str, UUID]:
+    """The uids of those names that exist."""
+    rows = await tx.rows("SELECT username, uid FROM identity.users WHERE username = ANY($1::text[])", list(usernames))
+    return {row["username"]: row["uid"] for row in rows}
+
+
 async def places_fingerprint(tx: Tx) -> str:
     """Differs when `places` or `clusters_by_tenant` do; one short row instead of all of them."""
     return str(await tx.value(_FINGERPRINT))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -74,7 +74,13 @@ class Places:
 
 
 class Directory:
-    """Answers who is signed in and what they may do. `start` it, then keep `run` running."""
+    """Answers who is signed in and what they may do. `start` it, then keep `run` running.
+
+    Attributes:
+        places: where all environments are.
+        version: rises when something changed.
+        watchers: are set then.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -86,7 +92,8 @@ class Directory:
         self._read = float("-inf")
         self._wake = asyncio.Event()
         self.places = Places()
-        self.changed = asyncio.Event()
+        self.version = 0
+        self.watchers: set[asyncio.Event] = set()
 
     async def start(self) -> None:
         """Listens for changes and reads for the first time."""
@@ -148,10 +155,35 @@ class Directory:
                 uid = await store.uid_of(tx, username)
             if uid is None:
                 return None
-            self._uids[username] = uid
-            if len(self._uids) > _NAMES:
-                self._uids.popitem(last=False)
+            self._name(username, uid)
         return await self.standing(uid)
+
+    async def learn(self, usernames: Collection[str], sessions: Collection[UUID]) -> None:
+        """Reads in one go what is not known of many that are about to be asked for; Unavailable when PostgreSQL is away."""
+        if not self.fresh:
+            await self.refresh()
+        names = [name for name in usernames if name not in self._uids]
+        ids = [id_ for id_ in sessions if self._sessions.get(id_) is None]
+        uids = [uid for name in usernames if (uid := self._uids.get(name)) is not None and self._standings.get(uid) is None]
+        if not (names or ids or uids):
+            return
+        drops = self._drops
+        async with self._database.transaction(readonly=True) as tx:
+            named = await store.uids_of(tx, names) if names else {}
+            live = await store.live_sessions(tx, ids) if ids else {}
+            accounts = await store.accounts(tx, [*uids, *named.values()])
+        for name, uid in named.items():
+            self._name(name, uid)
+        if drops == self._drops:
+            for id_, session in live.items():
+                self._sessions.put(id_, session)
+            for uid, account in accounts.items():
+                self._standings.put(uid, Standing.of(account, self.places.clusters))
+
+    def _name(self, username: str, uid: UUID) -> None:
+        self._uids[username] = uid
+        if len(self._uids) > _NAMES:
+            self._uids.popitem(last=False)
 
     async def principal(self, standing: Standing, cluster_uid: str, within: str = "") -> Principal:
         """As whom a user acts in a cluster; by memberships that touch `within`, if given."""
@@ -203,5 +235,6 @@ class Directory:
         self._announce()
 
     def _announce(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
+        self.version += 1
+        for watcher in self.watchers:
+            watcher.set()

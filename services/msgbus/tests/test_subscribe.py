@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
 import pytest
 
-from kubegems.identity.v1.access_service_pb2 import GrantedScope, WatchGrantsResponse
+from kubegems.identity.v1.access_service_pb2 import (
+    GrantedScope,
+    SessionGrants,
+    WatchGrantsRequest,
+    WatchGrantsResponse,
+    WatchSessionsResponse,
+)
 from kubegems.messages.v1 import message_service_pb2
 from kubegems.messages.v1.event_pb2 import Event
 from libs.crypt.box import Box
@@ -22,18 +28,30 @@ from services.msgbus.tests.test_hub import ACME, GLOBEX, hub, observed
 
 
 class Gateway:
-    """Says what the test tells it to say."""
+    """Says what the test tells it to say, of the session that was added last."""
 
     def __init__(self) -> None:
         self.messages: asyncio.Queue[WatchGrantsResponse] = asyncio.Queue()
+        self._added = asyncio.Event()
+        self._key = ("", "")
 
     def grant(self, *environments: Environment) -> None:
         scopes = [GrantedScope(name=e.name, cluster=e.cluster, cluster_uid=e.cluster_uid, namespace=e.namespace) for e in environments]
         self.messages.put_nowait(WatchGrantsResponse(kind=WatchGrantsResponse.SNAPSHOT, scopes=scopes))
 
-    async def __call__(self, username: str, session: str) -> AsyncIterator[WatchGrantsResponse]:
+    async def watch(self) -> AsyncIterator[WatchSessionsResponse]:
+        self._added.clear()
+        yield WatchSessionsResponse(watch="w")
+        await self._added.wait()
         while True:
-            yield await self.messages.get()
+            grants = await self.messages.get()
+            of = WatchGrantsRequest(username=self._key[0], session=self._key[1])
+            yield WatchSessionsResponse(sessions=[SessionGrants(of=of, grants=grants)])
+
+    async def update(self, watch: str, add: Sequence[rights.Key], remove: Sequence[rights.Key]) -> None:
+        for key in add:
+            self._key = key
+            self._added.set()
 
 
 class Open:

@@ -65,6 +65,7 @@ class Hub:
         self.key = key
         self.grants: dict[str, access.WatchGrantsResponse] = {}
         self.ended: set[str] = set()
+        self.watches: dict[str, dict[tuple[str, str], access.WatchGrantsResponse | None]] = {}
         self.changed = asyncio.Event()
         self.interest: dict[str, dict[str, list[str]]] = {}
         self.online = True
@@ -76,8 +77,7 @@ class Hub:
             kind=_Snapshot, everything=everything, scopes=scopes, audiences=[f"users/{user}", "platform", *audiences]
         )
         self.grants[user] = message
-        self.changed.set()
-        self.changed = asyncio.Event()
+        self._stir()
 
     @property
     def wanted(self) -> set[str]:
@@ -96,26 +96,44 @@ class Hub:
         """Those of the grants."""
         return access.ListAudiencesResponse(audiences=self.grants[request.username].audiences)
 
-    async def WatchGrants(self, request: access.WatchGrantsRequest, call: Call) -> AsyncIterator[access.WatchGrantsResponse]:
-        """What `grant` said, at once and at each change."""
-        last = None
+    async def WatchGrants(self, request: Any, call: Call) -> AsyncIterator[access.WatchGrantsResponse]:
+        """Nobody asks for one session."""
+        raise NotImplementedError
+        yield
+
+    async def WatchSessions(self, request: Any, call: Call) -> AsyncIterator[access.WatchSessionsResponse]:
+        """What `grant` said of the sessions of a watch, at once and at each change."""
+        name = new_id().hex
+        told = self.watches.setdefault(name, {})
+        yield access.WatchSessionsResponse(watch=name)
         while True:
             changed = self.changed
-            if request.username in self.ended:
-                yield access.WatchGrantsResponse(kind=access.WatchGrantsResponse.ENDED)
-                return
-            now = self.grants.get(request.username)
-            if now is not None and now is not last:
-                last = now
-                told = access.WatchGrantsResponse()
-                told.CopyFrom(now)
-                told.change_time.GetCurrentTime()
-                yield told
-            else:
-                yield access.WatchGrantsResponse(kind=access.WatchGrantsResponse.HEARTBEAT)
+            message = access.WatchSessionsResponse()
+            for key, last in list(told.items()):
+                now = self.grants.get(key[0])
+                if key[0] in self.ended:
+                    message.sessions.append(_said(key, access.WatchGrantsResponse(kind=access.WatchGrantsResponse.ENDED)))
+                    del told[key]
+                elif now is not None and now is not last:
+                    told[key] = now
+                    message.sessions.append(_said(key, now))
+            yield message
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await changed.wait()
+
+    async def UpdateWatch(self, request: access.UpdateWatchRequest, call: Call) -> access.UpdateWatchResponse:
+        """Other sessions."""
+        watch = self.watches[request.watch]
+        for one in request.remove:
+            watch.pop((one.username, one.session), None)
+        watch.update({(one.username, one.session): None for one in request.add})
+        self._stir()
+        return access.UpdateWatchResponse()
+
+    def _stir(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     async def ListLinks(self, request: Any, call: Call) -> fleet.ListLinksResponse:
         """The one cluster."""
@@ -260,6 +278,14 @@ class Cluster:
             else:
                 await self.put(namespace, name)
             await asyncio.sleep(every)
+
+
+def _said(key: tuple[str, str], grants: access.WatchGrantsResponse) -> access.SessionGrants:
+    """What is told of a session."""
+    said = access.SessionGrants(of=access.WatchGrantsRequest(username=key[0], session=key[1]), grants=grants)
+    if grants.kind == _Snapshot:
+        said.grants.change_time.GetCurrentTime()
+    return said
 
 
 @dataclass

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)kubegems/identity/v1/access_service.proto\x12\x14kubegems.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x17\n\x15ListCallerKeysRequest\"G\n\x16ListCallerKeysResponse\x12-\n\x04keys\x18\x01 \x03(\x0b\x32\x1f.kubegems.identity.v1.CallerKey\",\n\tCallerKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"Y\n\x12\x43heckAccessRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\npermission\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\r\n\x05scope\x18\x03 \x01(\t\"&\n\x13\x43heckAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\"0\n\x14ListAudiencesRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\"*\n\x15ListAudiencesResponse\x12\x11\n\taudiences\x18\x01 \x03(\t\"?\n\x12WatchGrantsRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x0f\n\x07session\x18\x02 \x01(\t\"\xb9\x02\n\x13WatchGrantsResponse\x12<\n\x04kind\x18\x01 \x01(\x0e\x32..kubegems.identity.v1.WatchGrantsResponse.Kind\x12\x12\n\neverything\x18\x02 \x01(\x08\x12\x32\n\x06scopes\x18\x03 \x03(\x0b\x32\".kubegems.identity.v1.GrantedScope\x12\x12\n\njob_scopes\x18\x04 \x03(\t\x12\x11\n\taudiences\x18\x05 \x03(\t\x12/\n\x0b\x63hange_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08SNAPSHOT\x10\x01\x12\r\n\tHEARTBEAT\x10\x02\x12\t\n\x05\x45NDED\x10\x03\"U\n\x0cGrantedScope\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63luster_uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x63luster\x18\x04 \x01(\t2\xe8\x03\n\rAccessService\x12y\n\x0eListCallerKeys\x12+.kubegems.identity.v1.ListCallerKeysRequest\x1a,.kubegems.identity.v1.ListCallerKeysResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12p\n\x0b\x43heckAccess\x12(.kubegems.identity.v1.CheckAccessRequest\x1a).kubegems.identity.v1.CheckAccessResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12v\n\rListAudiences\x12*.kubegems.identity.v1.ListAudiencesRequest\x1a+.kubegems.identity.v1.ListAudiencesResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12r\n\x0bWatchGrants\x12(.kubegems.identity.v1.WatchGrantsRequest\x1a).kubegems.identity.v1.WatchGrantsResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)kubegems/identity/v1/access_service.proto\x12\x14kubegems.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x17\n\x15ListCallerKeysRequest\"G\n\x16ListCallerKeysResponse\x12-\n\x04keys\x18\x01 \x03(\x0b\x32\x1f.kubegems.identity.v1.CallerKey\",\n\tCallerKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"Y\n\x12\x43heckAccessRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x1a\n\npermission\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\r\n\x05scope\x18\x03 \x01(\t\"&\n\x13\x43heckAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\"0\n\x14ListAudiencesRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\"*\n\x15ListAudiencesResponse\x12\x11\n\taudiences\x18\x01 \x03(\t\"?\n\x12WatchGrantsRequest\x12\x18\n\x08username\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x0f\n\x07session\x18\x02 \x01(\t\"\xb9\x02\n\x13WatchGrantsResponse\x12<\n\x04kind\x18\x01 \x01(\x0e\x32..kubegems.identity.v1.WatchGrantsResponse.Kind\x12\x12\n\neverything\x18\x02 \x01(\x08\x12\x32\n\x06scopes\x18\x03 \x03(\x0b\x32\".kubegems.identity.v1.GrantedScope\x12\x12\n\njob_scopes\x18\x04 \x03(\t\x12\x11\n\taudiences\x18\x05 \x03(\t\x12/\n\x0b\x63hange_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08SNAPSHOT\x10\x01\x12\r\n\tHEARTBEAT\x10\x02\x12\t\n\x05\x45NDED\x10\x03\"\x16\n\x14WatchSessionsRequest\"]\n\x15WatchSessionsResponse\x12\r\n\x05watch\x18\x01 \x01(\t\x12\x35\n\x08sessions\x18\x02 \x03(\x0b\x32#.kubegems.identity.v1.SessionGrants\"\x80\x01\n\rSessionGrants\x12\x34\n\x02of\x18\x01 \x01(\x0b\x32(.kubegems.identity.v1.WatchGrantsRequest\x12\x39\n\x06grants\x18\x02 \x01(\x0b\x32).kubegems.identity.v1.WatchGrantsResponse\"\x9c\x01\n\x12UpdateWatchRequest\x12\x15\n\x05watch\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01\x12\x35\n\x03\x61\x64\x64\x18\x02 \x03(\x0b\x32(.kubegems.identity.v1.WatchGrantsRequest\x12\x38\n\x06remove\x18\x03 \x03(\x0b\x32(.kubegems.identity.v1.WatchGrantsRequest\"\x15\n\x13UpdateWatchResponse\"U\n\x0cGrantedScope\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63luster_uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0f\n\x07\x63luster\x18\x04 \x01(\t2\xd4\x05\n\rAccessService\x12y\n\x0eListCallerKeys\x12+.kubegems.identity.v1.ListCallerKeysRequest\x1a,.kubegems.identity.v1.ListCallerKeysResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12p\n\x0b\x43heckAccess\x12(.kubegems.identity.v1.CheckAccessRequest\x1a).kubegems.identity.v1.CheckAccessResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12v\n\rListAudiences\x12*.kubegems.identity.v1.ListAudiencesRequest\x1a+.kubegems.identity.v1.ListAudiencesResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x12r\n\x0bWatchGrants\x12(.kubegems.identity.v1.WatchGrantsRequest\x1a).kubegems.identity.v1.WatchGrantsResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x30\x01\x12x\n\rWatchSessions\x12*.kubegems.identity.v1.WatchSessionsRequest\x1a+.kubegems.identity.v1.WatchSessionsResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x30\x01\x12p\n\x0bUpdateWatch\x12(.kubegems.identity.v1.UpdateWatchRequest\x1a).kubegems.identity.v1.UpdateWatchResponse\"\x0c\x8a\xb5\x18\x08\x08\x05 \x01(\x05\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAUDIENCESREQUEST'].fields_by_name['username']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_WATCHGRANTSREQUEST'].fields_by_name['username']._loaded_options = None
   _globals['_WATCHGRANTSREQUEST'].fields_by_name['username']._serialized_options = b'\222\265\030\002\010\001'
+  _globals['_UPDATEWATCHREQUEST'].fields_by_name['watch']._loaded_options = None
+  _globals['_UPDATEWATCHREQUEST'].fields_by_name['watch']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_ACCESSSERVICE'].methods_by_name['ListCallerKeys']._loaded_options = None
   _globals['_ACCESSSERVICE'].methods_by_name['ListCallerKeys']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
   _globals['_ACCESSSERVICE'].methods_by_name['CheckAccess']._loaded_options = None
@@ -49,6 +51,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCESSSERVICE'].methods_by_name['ListAudiences']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
   _globals['_ACCESSSERVICE'].methods_by_name['WatchGrants']._loaded_options = None
   _globals['_ACCESSSERVICE'].methods_by_name['WatchGrants']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
+  _globals['_ACCESSSERVICE'].methods_by_name['WatchSessions']._loaded_options = None
+  _globals['_ACCESSSERVICE'].methods_by_name['WatchSessions']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
+  _globals['_ACCESSSERVICE'].methods_by_name['UpdateWatch']._loaded_options = None
+  _globals['_ACCESSSERVICE'].methods_by_name['UpdateWatch']._serialized_options = b'\212\265\030\010\010\005 \001(\0050\001'
   _globals['_LISTCALLERKEYSREQUEST']._serialized_start=133
   _globals['_LISTCALLERKEYSREQUEST']._serialized_end=156
   _globals['_LISTCALLERKEYSRESPONSE']._serialized_start=158
@@ -69,8 +75,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHGRANTSRESPONSE']._serialized_end=881
   _globals['_WATCHGRANTSRESPONSE_KIND']._serialized_start=813
   _globals['_WATCHGRANTSRESPONSE_KIND']._serialized_end=881
-  _globals['_GRANTEDSCOPE']._serialized_start=883
-  _globals['_GRANTEDSCOPE']._serialized_end=968
-  _globals['_ACCESSSERVICE']._serialized_start=971
-  _globals['_ACCESSSERVICE']._serialized_end=1459
+  _globals['_WATCHSESSIONSREQUEST']._serialized_start=883
+  _globals['_WATCHSESSIONSREQUEST']._serialized_end=905
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=907
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=1000
+  _globals['_SESSIONGRANTS']._serialized_start=1003
+  _globals['_SESSIONGRANTS']._serialized_end=1131
+  _globals['_UPDATEWATCHREQUEST']._serialized_start=1134
+  _globals['_UPDATEWATCHREQUEST']._serialized_end=1290
+  _globals['_UPDATEWATCHRESPONSE']._serialized_start=1292
+  _globals['_UPDATEWATCHRESPONSE']._serialized_end=1313
+  _globals['_GRANTEDSCOPE']._serialized_start=1315
+  _globals['_GRANTEDSCOPE']._serialized_end=1400
+  _globals['_ACCESSSERVICE']._serialized_start=1403
+  _globals['_ACCESSSERVICE']._serialized_end=2127
 # @@protoc_insertion_point(module_scope)

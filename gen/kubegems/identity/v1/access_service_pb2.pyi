@@ -289,6 +289,132 @@ class WatchGrantsResponse(_message.Message):
 Global___WatchGrantsResponse: _TypeAlias = WatchGrantsResponse  # noqa: Y015
 
 @_typing.final
+class WatchSessionsRequest(_message.Message):
+    """WatchSessionsRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSessionsRequest: _TypeAlias = WatchSessionsRequest  # noqa: Y015
+
+@_typing.final
+class WatchSessionsResponse(_message.Message):
+    """WatchSessionsResponse tells what changed; nothing in a heartbeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WATCH_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    watch: _builtins.str
+    """Name of the watch, for UpdateWatch; in the first message only."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionGrants]:
+        """Sessions whose grants are new or have ended."""
+
+    def __init__(
+        self,
+        *,
+        watch: _builtins.str = ...,
+        sessions: _abc.Iterable[Global___SessionGrants] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sessions", b"sessions", "watch", b"watch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSessionsResponse: _TypeAlias = WatchSessionsResponse  # noqa: Y015
+
+@_typing.final
+class SessionGrants(_message.Message):
+    """SessionGrants are those of one session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OF_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def of(self) -> Global___WatchGrantsRequest:
+        """Whose, as it was added."""
+
+    @_builtins.property
+    def grants(self) -> Global___WatchGrantsResponse:
+        """SNAPSHOT or ENDED. A session that has ended is out of the watch."""
+
+    def __init__(
+        self,
+        *,
+        of: Global___WatchGrantsRequest | None = ...,
+        grants: Global___WatchGrantsResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "of", b"of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "of", b"of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionGrants: _TypeAlias = SessionGrants  # noqa: Y015
+
+@_typing.final
+class UpdateWatchRequest(_message.Message):
+    """UpdateWatchRequest changes whose grants a watch tells."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WATCH_FIELD_NUMBER: _builtins.int
+    ADD_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    watch: _builtins.str
+    """As in WatchSessionsResponse."""
+    @_builtins.property
+    def add(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchGrantsRequest]:
+        """Sessions to tell of from now on, each with a SNAPSHOT; those told already are told again."""
+
+    @_builtins.property
+    def remove(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchGrantsRequest]:
+        """Sessions to tell of no more."""
+
+    def __init__(
+        self,
+        *,
+        watch: _builtins.str = ...,
+        add: _abc.Iterable[Global___WatchGrantsRequest] | None = ...,
+        remove: _abc.Iterable[Global___WatchGrantsRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "remove", b"remove", "watch", b"watch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateWatchRequest: _TypeAlias = UpdateWatchRequest  # noqa: Y015
+
+@_typing.final
+class UpdateWatchResponse(_message.Message):
+    """UpdateWatchResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateWatchResponse: _TypeAlias = UpdateWatchResponse  # noqa: Y015
+
+@_typing.final
 class GrantedScope(_message.Message):
     """GrantedScope is one environment whose workload objects the user may read."""
 

@@ -55,6 +55,16 @@ class AccessServiceStub:
                 request_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchGrantsRequest.SerializeToString,
                 response_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchGrantsResponse.FromString,
                 _registered_method=True)
+        self.WatchSessions = channel.unary_stream(
+                '/kubegems.identity.v1.AccessService/WatchSessions',
+                request_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchSessionsRequest.SerializeToString,
+                response_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchSessionsResponse.FromString,
+                _registered_method=True)
+        self.UpdateWatch = channel.unary_unary(
+                '/kubegems.identity.v1.AccessService/UpdateWatch',
+                request_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.UpdateWatchRequest.SerializeToString,
+                response_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.UpdateWatchResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
@@ -90,6 +100,23 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchSessions(self, request, context):
+        """Streams the grants of many sessions at once: of those that UpdateWatch adds. The first message names the watch. Another comes
+        at least every 2 s, without sessions when nothing changed; each confirms all that the stream has told so far.
+        Silence of more than 5 s means that nothing may be trusted any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateWatch(self, request, context):
+        """Adds sessions to an open watch of the same service, and takes others out. NOT_FOUND when the watch is not open at the replica
+        that is asked: use the stream's own connection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +139,16 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.WatchGrants,
                     request_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchGrantsRequest.FromString,
                     response_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchGrantsResponse.SerializeToString,
+            ),
+            'WatchSessions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSessions,
+                    request_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchSessionsRequest.FromString,
+                    response_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchSessionsResponse.SerializeToString,
+            ),
+            'UpdateWatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateWatch,
+                    request_deserializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.UpdateWatchRequest.FromString,
+                    response_serializer=kubegems_dot_identity_dot_v1_dot_access__service__pb2.UpdateWatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +260,60 @@ class AccessService:
             '/kubegems.identity.v1.AccessService/WatchGrants',
             kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchGrantsRequest.SerializeToString,
             kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kubegems.identity.v1.AccessService/WatchSessions',
+            kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchSessionsRequest.SerializeToString,
+            kubegems_dot_identity_dot_v1_dot_access__service__pb2.WatchSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateWatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubegems.identity.v1.AccessService/UpdateWatch',
+            kubegems_dot_identity_dot_v1_dot_access__service__pb2.UpdateWatchRequest.SerializeToString,
+            kubegems_dot_identity_dot_v1_dot_access__service__pb2.UpdateWatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,6 +26,15 @@ class AccessServiceStub:
     """Streams what a user may see in clusters: once at the start, again at every change, and a heartbeat at least every 2 s.
     Silence of more than 5 s means that nothing may be trusted any more.
     """
+    WatchSessions: _aio.UnaryStreamMultiCallable[_access_service_pb2.WatchSessionsRequest, _access_service_pb2.WatchSessionsResponse]
+    """Streams the grants of many sessions at once: of those that UpdateWatch adds. The first message names the watch. Another comes
+    at least every 2 s, without sessions when nothing changed; each confirms all that the stream has told so far.
+    Silence of more than 5 s means that nothing may be trusted any more.
+    """
+    UpdateWatch: _aio.UnaryUnaryMultiCallable[_access_service_pb2.UpdateWatchRequest, _access_service_pb2.UpdateWatchResponse]
+    """Adds sessions to an open watch of the same service, and takes others out. NOT_FOUND when the watch is not open at the replica
+    that is asked: use the stream's own connection.
+    """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     """AccessService tells the hub's other services what callers may do. Internal: hub certificates only."""
@@ -62,6 +71,27 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_access_service_pb2.WatchGrantsResponse]:
         """Streams what a user may see in clusters: once at the start, again at every change, and a heartbeat at least every 2 s.
         Silence of more than 5 s means that nothing may be trusted any more.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchSessions(
+        self,
+        request: _access_service_pb2.WatchSessionsRequest,
+        context: _aio.ServicerContext[_access_service_pb2.WatchSessionsRequest, _abc.AsyncIterator[_access_service_pb2.WatchSessionsResponse]],
+    ) -> _abc.AsyncIterator[_access_service_pb2.WatchSessionsResponse]:
+        """Streams the grants of many sessions at once: of those that UpdateWatch adds. The first message names the watch. Another comes
+        at least every 2 s, without sessions when nothing changed; each confirms all that the stream has told so far.
+        Silence of more than 5 s means that nothing may be trusted any more.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateWatch(
+        self,
+        request: _access_service_pb2.UpdateWatchRequest,
+        context: _aio.ServicerContext[_access_service_pb2.UpdateWatchRequest, _abc.Awaitable[_access_service_pb2.UpdateWatchResponse]],
+    ) -> _abc.Awaitable[_access_service_pb2.UpdateWatchResponse]:
+        """Adds sessions to an open watch of the same service, and takes others out. NOT_FOUND when the watch is not open at the replica
+        that is asked: use the stream's own connection.
         """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _aio.Server) -> None: ...

@@ -12,9 +12,9 @@ import pytest
 
 from kubegems.identity.v1 import access_service_pb2 as pb
 from libs.crypt import signing
-from libs.faults import Invalid, Unauthenticated
-from services.gateway.identity.access_api import HEARTBEAT
+from libs.faults import Invalid, NotFound, Unauthenticated
 from services.gateway.identity.tests.conftest import WORKER, House
+from services.gateway.identity.watching import HEARTBEAT
 from tests.kit.eventually import eventually, timescale
 
 Reply = pb.WatchGrantsResponse
@@ -175,3 +175,72 @@ async def test_a_watch_ends_with_its_session_its_user_or_its_name(house: House) 
     for username, bad in (("never-was", ""), ("admin", foreign), ("admin", "no-uuid"), ("admin", session)):
         async with _watching(house, username, bad) as stream:
             assert (await _next(stream)).kind == Reply.ENDED
+
+
+@asynccontextmanager
+async def _watching_many(house: House) -> AsyncIterator[tuple[str, Any]]:
+    """A watch's name, and its stream after that."""
+    call = house.open("AccessService/WatchSessions", peer=WORKER)
+    async with aclosing(house.pipeline.stream(call, pb.WatchSessionsRequest())) as stream:
+        yield (await anext(stream)).watch, stream
+
+
+async def _change(house: House, watch: str, *, add: Any = (), remove: Any = (), peer: str = WORKER) -> None:
+    def these(sessions: Any) -> list[pb.WatchGrantsRequest]:
+        return [pb.WatchGrantsRequest(username=name, session=session) for name, session in sessions]
+
+    await house.call("AccessService/UpdateWatch", pb.UpdateWatchRequest(watch=watch, add=these(add), remove=these(remove)), peer=peer)
+
+
+async def _told(stream: Any, count: int, within: float = 1.0) -> list[tuple[str, Any, list[str]]]:
+    """The next so many sessions that something is told of: user, kind, namespaces."""
+    found: list[tuple[str, Any, list[str]]] = []
+    async with asyncio.timeout(within * timescale()):
+        while len(found) < count:
+            for one in (await anext(stream)).sessions:
+                found.append((one.of.username, one.grants.kind, [s.namespace for s in one.grants.scopes]))
+    return sorted(found)
+
+
+async def test_one_stream_tells_of_many_sessions(house: House) -> None:
+    """Each added session has its snapshot; a change is told of its own session alone; one that is taken out is told of no more."""
+    one, two, tenant = await house.user(name="many-one"), await house.user(name="many-two"), await house.tenant()
+    _, uid = await house.cluster(tenant)
+    await house.environment(tenant, "dev", uid)
+    dev = f"{tenant}-shop-dev"
+    async with _watching_many(house) as (watch, stream):
+        await _change(house, watch, add=[(one, ""), (two, "")])
+        assert await _told(stream, 2, 3) == [(one, Reply.SNAPSHOT, []), (two, Reply.SNAPSHOT, [])]
+        await house.member(two, "reader", tenant, "shop", "dev")
+        assert await _told(stream, 1) == [(two, Reply.SNAPSHOT, [dev])]
+        await _change(house, watch, remove=[(two, "")])
+        await house.sql("DELETE FROM tenancy.members WHERE tenant = $1", tenant)
+        await house.member(one, "reader", tenant, "shop", "dev")
+        assert await _told(stream, 1) == [(one, Reply.SNAPSHOT, [dev])]
+
+
+async def test_the_end_of_one_session_leaves_the_others_watched(house: House) -> None:
+    """ENDED within a second for that session, at once for what is none; heartbeats go on within two seconds."""
+    name = await house.user()
+    signed_in = await house.sign_in(name)
+    session = signed_in.session.name.rsplit("/", 1)[-1]
+    async with _watching_many(house) as (watch, stream):
+        await _change(house, watch, add=[(name, session), (name, ""), (name, "no-uuid"), ("never-was", "")])
+        kinds = sorted(kind for _, kind, _ in await _told(stream, 4, 3))
+        assert kinds == [Reply.SNAPSHOT, Reply.SNAPSHOT, Reply.ENDED, Reply.ENDED]
+        await house.sql("UPDATE identity.sessions SET ended = now() WHERE id = $1::text::uuid", session)
+        assert await _told(stream, 1) == [(name, Reply.ENDED, [])]
+        for _ in range(2):
+            async with asyncio.timeout(2 * timescale()):
+                assert not (await anext(stream)).sessions
+
+
+async def test_a_watch_is_changed_only_by_the_service_that_opened_it(house: House) -> None:
+    """Another service, or a name that is no watch: NOT_FOUND; after the stream's end too."""
+    async with _watching_many(house) as (watch, _):
+        for name, peer in ((watch, "spiffe://kubegems/hub/msgbus"), ("never-was", WORKER)):
+            with pytest.raises(NotFound):
+                await _change(house, name, peer=peer)
+        await _change(house, watch)
+    with pytest.raises(NotFound):
+        await _change(house, watch)

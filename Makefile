@@ -84,6 +84,10 @@ admin-password: setup ## Set a new password for the platform admin and print it.
 walkthrough: setup ## Run the README's walk-through against the running platform.
 	@python -m deploy.local.walkthrough --env .local/env
 
+pages: setup ## Renew the pages that are made from code: docs/rights.md, docs/errors.md.
+	@python -m services.gateway.identity.matrix > docs/rights.md
+	@python -m tests.contract.errors_page > docs/errors.md
+
 check: check-python check-protos ## Every check that runs nothing: style, types, layers, protos, generated code.
 
 check-python: setup
@@ -117,4 +121,4 @@ fmt: setup ## Format Python and protos.
 release-api: $(GOOGLEAPIS)/.done ## Take the protos as they are as the API that must not break.
 	@buf build protos --exclude-source-info --output $(RELEASED)
 
-.PHONY: help setup lock gen programs viewer run stop status doctor clean admin-password walkthrough check check-python check-protos test bench chaos fmt release-api
+.PHONY: help setup lock gen programs viewer run stop status doctor clean admin-password walkthrough pages check check-python check-protos test bench chaos fmt release-api

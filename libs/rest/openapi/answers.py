@@ -21,6 +21,7 @@ ERRORS: dict[int, tuple[str, str, str, str]] = {
     401: ("Unauthenticated", "UNAUTHENTICATED", "UNAUTHENTICATED", "There is no token, or it is not good (any more)."),
     403: ("PermissionDenied", "PERMISSION_DENIED", "PERMISSION_DENIED", "The caller lacks the permission that the message names."),
     404: ("NotFound", "NOT_FOUND", "NOT_FOUND", "There is no such thing, or the caller may not know of it, or the API has no such path."),
+    405: ("MethodNotAllowed", "UNIMPLEMENTED", "METHOD_NOT_ALLOWED", "The path is served, by other methods; `Allow` names them."),
     406: ("NotAcceptable", "INVALID_ARGUMENT", "NOT_ACCEPTABLE", "None of the forms that `Accept` names is served."),
     408: ("TooSlow", "DEADLINE_EXCEEDED", "BODY_TOO_SLOW", "The body did not come in time."),
     409: ("Conflict", "ABORTED", "ETAG_MISMATCH", "The etag is not current (ABORTED), or the name is or was taken (ALREADY_EXISTS)."),
@@ -54,7 +55,31 @@ def components() -> Json:
 
 def error_schema() -> Json:
     """The standard error body."""
-    detail = {
+    error = {
+        "type": "object",
+        "required": ["code", "status", "message", "details"],
+        "additionalProperties": False,
+        "properties": {
+            "code": {"type": "integer", "description": "The HTTP status."},
+            "status": {"type": "string", "description": "The canonical code, such as `NOT_FOUND`."},
+            "message": {
+                "type": "string",
+                "description": "For people: what was wrong, with which value, what to do. It may change.",
+            },
+            "details": {"type": "array", "items": _detail(), "minItems": 1},
+        },
+    }
+    return {
+        "type": "object",
+        "description": "The body of every error.",
+        "required": ["error"],
+        "additionalProperties": False,
+        "properties": {"error": error},
+    }
+
+
+def _detail() -> Json:
+    return {
         "type": "object",
         "required": ["@type"],
         "properties": {
@@ -75,27 +100,6 @@ def error_schema() -> Json:
             "resourceName": {"type": "string"},
             "requestId": {"type": "string", "description": "Of RequestInfo: our id of the request, for whom you ask about it."},
         },
-    }
-    error = {
-        "type": "object",
-        "required": ["code", "status", "message", "details"],
-        "additionalProperties": False,
-        "properties": {
-            "code": {"type": "integer", "description": "The HTTP status."},
-            "status": {"type": "string", "description": "The canonical code, such as `NOT_FOUND`."},
-            "message": {
-                "type": "string",
-                "description": "For people: what was wrong, with which value, what to do. It may change.",
-            },
-            "details": {"type": "array", "items": detail, "minItems": 1},
-        },
-    }
-    return {
-        "type": "object",
-        "description": "The body of every error.",
-        "required": ["error"],
-        "additionalProperties": False,
-        "properties": {"error": error},
     }
 
 

@@ -166,12 +166,13 @@ class KubernetesEdge:
                 return await self._answer(request, split, record, span)
             except Fault as fault:
                 span.set_attribute("http.response.status_code", status.http_status(fault))
-                return status.answer(fault)
+                return status.answer(fault, record.request_id)
             except ConnectionError:
                 return Taken()  # the client went away
             except Exception as error:  # noqa: BLE001 -- the last line before the wire: whatever it is, the client gets a Status
                 _log.error("kubernetes.crashed", request_id=record.request_id, exc_info=error)
-                return status.answer(Internal(f"internal error; tell the operator this id: {record.request_id}"))
+                internal = Internal(f"internal error; tell the operator this id: {record.request_id}")
+                return status.answer(internal, record.request_id)
 
     async def _answer(self, request: web.Request, split: Split, record: Record, span: trace.Span) -> web.StreamResponse:
         if self._limit is not None:

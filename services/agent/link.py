@@ -123,6 +123,7 @@ class AgentLink:
         self._redial = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
         self.session: Session | None = None
+        self.on_refused: Callable[[], None] = lambda: None  # the hub hung up instead of greeting: it may not know our certificate
 
     # -- for the agent's other parts
 
@@ -148,6 +149,11 @@ class AgentLink:
         if mux is None:
             raise HubAway("the hub cannot be reached")
         return await calls.unary(mux, method, request, timeout=max(until - loop.time(), 0.001))
+
+    @property
+    def address(self) -> str:
+        """Where the last dial went."""
+        return self._address
 
     def reconnect(self) -> None:
         """Dials anew at once, as after the certificate was renewed; streams that are open end."""
@@ -269,7 +275,11 @@ class AgentLink:
 
     async def _greet(self, mux: Mux) -> tunnel_pb2.Hello:
         mux.hello(tunnel_pb2.Hello(protocols=self._protocols, version=self._version).SerializeToString())
-        hello = tunnel_pb2.Hello.FromString(await mux.greeted(_GREETING_SECONDS))
+        try:
+            hello = tunnel_pb2.Hello.FromString(await mux.greeted(_GREETING_SECONDS))
+        except Lost:
+            self.on_refused()
+            raise
         protocol = next((p for p in self._protocols if p in hello.protocols), 0)
         if not protocol or not hello.session or not hello.hub_uid:
             raise _Unfit("the hub speaks another protocol")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ _RENEWABLE = timedelta(days=90)  # how long after its end a certificate may stil
 _FIRST_DELAY = 1.0
 _MAX_DELAY = 300.0
 _MAX_DELAY_EXPIRED = 20.0  # without a certificate there is no tunnel
+_ASK_AGAIN = 60.0  # between renewals because the hub hung up
 _LONGEST_SLEEP = 600.0  # clocks jump and laptops sleep: look again at least that often
 _FINAL = (Code.PERMISSION_DENIED, Code.INVALID_ARGUMENT, Code.UNAUTHENTICATED)
 
@@ -48,6 +50,7 @@ class Renewal:
         self._identity: Identity | None = None
         self._early = asyncio.Event()
         self._told = ""
+        self._asked = -math.inf
 
     @property
     def identity(self) -> Identity:
@@ -108,6 +111,12 @@ class Renewal:
         if trust and trust not in (self._told, ca.bundle_hash(self.identity.ca_file.read_text())):
             _log.info("certificate.other_cas", trust=trust)
             self._told = trust  # once for each, whatever comes with the renewal
+            self._early.set()
+
+    def refused(self) -> None:
+        """The hub does not know our certificate, as after a restore: a renewal may help, and is tried now and then."""
+        if self._clock.monotonic() - self._asked >= _ASK_AGAIN:
+            self._asked = self._clock.monotonic()
             self._early.set()
 
     def due(self) -> datetime:

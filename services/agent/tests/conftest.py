@@ -36,7 +36,7 @@ class EnrollingHub(EnrolmentServiceServicer):
         await self._problem(context)
         return wire.EnrolResponse(
             certificate=self._signed(request.certificate_request),
-            ca=self.authority.certificate,
+            ca=self.authority.bundle,
             cluster_uid=CLUSTER_UID,
             cluster="clusters/local",
             tunnel_address="127.0.0.1:1",
@@ -48,7 +48,7 @@ class EnrollingHub(EnrolmentServiceServicer):
         self.renewed.append(request)
         await self._problem(context)
         assert ca.proves(request.certificate, request.certificate_request.encode(), request.proof)
-        return wire.RenewResponse(certificate=self._signed(request.certificate_request), ca=self.authority.certificate)
+        return wire.RenewResponse(certificate=self._signed(request.certificate_request), ca=self.authority.bundle)
 
     async def _problem(self, context: Any) -> None:
         if self.problems:

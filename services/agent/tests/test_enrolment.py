@@ -198,3 +198,65 @@ async def test_renewal_is_due_at_two_thirds_and_survives_failures(
     assert len(enrolling_hub.renewed) == 3
     assert found.identity == renewed[0]
     assert found.identity.not_after > first.not_after
+
+
+async def test_trust_moves_from_one_ca_to_the_next(tmp_path: Path, token_file: Path, eventually: Any) -> None:
+    """An agent that is told of other CAs renews at once and keeps them; then only the new one is needed, whatever pin it joined with."""
+    now = datetime.now(UTC)
+    old, old_pair = ca.Authority.create("old", now=now)
+    new, new_pair = ca.Authority.create("new", now=now)
+    hub = EnrollingHub(old)
+    servers = [await serve(hub)]
+    clock = HeldClock(hub.now)
+    found = renewal(hub, tmp_path / "state", clock, token_file)
+    await found.ensure()
+    task = asyncio.create_task(found.run(), name="renewal")
+    try:
+        for authority, pair, bundle in (
+            (old, old_pair, old.certificate + new.certificate),
+            (new, new_pair, new.certificate + old.certificate),
+            (new, new_pair, new.certificate),
+        ):
+            hub.authority = ca.Authority(ca.Pair(bundle, pair.key))
+            address = found._enrolment._address
+            servers.append(await serve(hub, chain=authority.certificate))
+            found._enrolment._address = hub.address
+            found.told(ca.bundle_hash(bundle))
+            await eventually(lambda bundle=bundle: found.identity.ca_file.read_text() == bundle, within=5)
+            assert address != hub.address
+        found.told(ca.bundle_hash(new.certificate))
+        assert len(hub.renewed) == 3
+        issued = x509.load_pem_x509_certificate(found.identity.certificate.encode())
+        assert ca.issued_by(issued, new.certificate)
+        assert not ca.issued_by(issued, old.certificate)
+        files = IdentityFiles(tmp_path / "state")
+        for pin in (old.fingerprint, new.fingerprint):
+            assert Enrolment(hub.address, pin, files, version="test").belongs(found.identity)
+        assert not Enrolment(hub.address, "0" * 64, files, version="test").belongs(found.identity)
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        for server in servers:
+            await server.stop(0)
+
+
+async def test_a_hub_that_hangs_up_is_asked_for_a_certificate_now_and_then(
+    enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path, eventually: Any
+) -> None:
+    """A restored hub may not know our certificate: one renewal, and another a minute later at the earliest."""
+    clock = HeldClock(enrolling_hub.now)
+    found = renewal(enrolling_hub, tmp_path / "state", clock, token_file)
+    await found.ensure()
+    task = asyncio.create_task(found.run(), name="renewal")
+    try:
+        for count in (1, 2):
+            found.refused()
+            await eventually(lambda count=count: len(enrolling_hub.renewed) == count, within=5)
+            found.refused()
+            assert not found._early.is_set()
+            clock.advance(timedelta(seconds=61))
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

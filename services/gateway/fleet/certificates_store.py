@@ -35,6 +35,15 @@ async def get(tx: Tx, serial: str) -> Record | None:
     )
 
 
+async def adopt(tx: Tx, serial: str, cluster_uid: str, issued: datetime, expires: datetime) -> None:
+    """Keeps a certificate that this hub issued after the backup that its database was restored from."""
+    await tx.execute(
+        "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) SELECT $1, c.uid, $3, $4 FROM fleet.clusters c, fleet.hub h"
+        " WHERE c.uid::text = $2 AND h.restored >= $3 ON CONFLICT DO NOTHING",
+        serial, cluster_uid, issued, expires,
+    )  # fmt: skip
+
+
 async def revoke(tx: Tx, cluster_uid: UUID, now: datetime) -> int:
     """Revokes a cluster's certificates; how many."""
     return await tx.execute("UPDATE fleet.certificates SET revoked = $2 WHERE cluster_uid = $1 AND revoked IS NULL", cluster_uid, now)

@@ -15,7 +15,7 @@ from libs import pg
 from libs.clock import Clock
 from libs.crypt import ca
 from libs.faults import Invalid
-from libs.pg import Tx
+from libs.pg import Record, Tx
 from libs.rpc.call import Call
 from services.gateway.fleet import certificates_store, domain, health_store, join_tokens_store
 from services.gateway.fleet.domain import RenewalRefused, Token
@@ -61,7 +61,7 @@ class EnrolmentService:
         if not ca.proves(request.certificate, request.certificate_request.encode(), request.proof):
             raise RenewalRefused("the proof was not made with the certificate's key")
         tx = await pg.tx(call)
-        kept = await certificates_store.get(tx, serial(old))
+        kept = await certificates_store.get(tx, serial(old)) or await self._adopted(tx, old)
         domain.refuse_certificate(kept, ca.spiffe_id(old), self._clock.now())
         assert kept is not None, "refused above"
         certificate = await self._issue(tx, request.certificate_request, kept["cluster_uid"])
@@ -71,6 +71,12 @@ class EnrolmentService:
             certificate=certificate, ca=self._authority.bundle,
             tunnel_address=self._joining.tunnel_address, nats_address=self._joining.nats_address,
         )  # fmt: skip
+
+    async def _adopted(self, tx: Tx, old: x509.Certificate) -> Record | None:
+        """A certificate of ours that a restored database has forgotten."""
+        uid, issued = ca.spiffe_id(old).removeprefix(domain.agent_id("")), old.not_valid_before_utc + ca.BACKDATE
+        await certificates_store.adopt(tx, serial(old), uid, issued, old.not_valid_after_utc)
+        return await certificates_store.get(tx, serial(old))
 
     def _ours(self, pem: str) -> x509.Certificate:
         try:

@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from cryptography import x509
 
@@ -167,6 +168,34 @@ async def test_renewal_needs_the_key_and_a_certificate_of_ours(house: House) -> 
         await _renew(house, moved, key, key)
     with refused("RENEWAL_REFUSED"):
         await _renew(house, "no certificate", key, key)
+
+
+async def test_a_restored_database_takes_what_was_issued_after_its_backup(house: House) -> None:
+    """Unknown certificates of ours renew once the database knows that it was restored; younger ones, removed clusters', others' do not."""
+    _, uid = await house.cluster(online=False)
+    key, day = ca.new_key(), timedelta(days=1)
+
+    def forgotten(of: str, authority: ca.Authority = house.ca) -> str:
+        uri = f"spiffe://kubegems/cluster/{of}"
+        return authority.sign_request(ca.request(key, "x"), "x", now=house.clock.now(), lifetime=day, uri=uri)
+
+    lost = forgotten(uid)
+    with refused("RENEWAL_REFUSED"):
+        await _renew(house, lost, key, key)
+    house.clock.advance(timedelta(minutes=1))
+    await house.sql("UPDATE fleet.hub SET restored = $1 RETURNING 1", house.clock.now())
+    try:
+        foreign, _ = ca.Authority.create("other", now=house.clock.now())
+        for bad in (forgotten(str(uuid4())), forgotten("x"), forgotten(uid, foreign)):
+            with refused("RENEWAL_REFUSED"):
+                await _renew(house, bad, key, key)
+        fresh = (await _renew(house, lost, key, ca.new_key())).certificate
+        assert await Certificates(house.database).allowed(uid, serial(_parsed(fresh)))
+        house.clock.advance(timedelta(minutes=1))
+        with refused("RENEWAL_REFUSED"):
+            await _renew(house, forgotten(uid), key, key)
+    finally:
+        await house.sql("UPDATE fleet.hub SET restored = NULL RETURNING 1")
 
 
 async def test_a_removed_clusters_certificates_are_refused(house: House) -> None:

@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kubegems.identity.v1 import user_service_pb2
 from libs.clock import HeldClock, SystemClock
 from libs.crypt.box import Box, Broken
-from libs.crypt.signing import SigningKey
+from libs.crypt.signing import Rejected, SigningKey
 from libs.faults import Unauthenticated
-from services.gateway.identity.keys import ROTATION, Keyring, Purpose, jwks
+from services.gateway.identity.keys import CHANNEL, ROTATION, Keyring, Purpose, jwks
+from services.gateway.identity.rotate import rotate
 from services.gateway.identity.tests.conftest import BOX, House
 from services.gateway.identity.tokens import ACCESS_AUDIENCE, KUBERNETES_AUDIENCE, Tokens
 
@@ -232,3 +233,19 @@ async def test_the_published_key_set_verifies_tokens(house: House) -> None:
     assert (
         by_kid[kid].public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw) in house.identity.access_keys.public.values()
     )
+
+
+async def test_a_key_that_was_taken_away_is_good_for_nothing_at_once(house: House, database: Any, eventually: Any) -> None:
+    """Other gateways hear of it; a token that was believed a moment ago is refused; the next key signs, and the audit log tells."""
+    ring = Keyring(house.database, BOX, SystemClock(), Purpose.ACCESS)
+    await ring.refresh()
+    await house.database.listen(CHANNEL, ring.changed)
+    tokens = Tokens(ring, SystemClock())
+    old = tokens.access("dev", uuid4(), uuid4(), datetime.now(UTC) + timedelta(hours=1)).token
+    await tokens.verify(old, ACCESS_AUDIENCE)
+    kid = ring.signing.kid
+    assert await rotate(database.dsn, [Purpose.ACCESS]) >= 1
+    await eventually(lambda: ring.signing.kid != kid, within=5)
+    with pytest.raises(Rejected):
+        await tokens.verify(old, ACCESS_AUDIENCE)
+    await tokens.verify(tokens.access("dev", uuid4(), uuid4(), datetime.now(UTC) + timedelta(hours=1)).token, ACCESS_AUDIENCE)

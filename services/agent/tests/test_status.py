@@ -165,7 +165,7 @@ async def test_the_hub_hears_of_every_step(reporting: tuple[ReportedHub, StatusR
     hub.want(1, 2)
     reporter._follower.poke()
     await eventually(lambda: hub.state(1) == State.APPLIED, within=5)
-    assert any(report.full for report in hub.reports)
+    await eventually(lambda: any(report.full for report in hub.reports), within=5)
     generation = (await kube.get(TENANTS, hub.name(1)))["metadata"]["generation"]
     condition = {
         "type": "Ready", "status": "True", "reason": "Done", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",

@@ -18,10 +18,10 @@ async def splice(near: Stream, far: Stream) -> None:
     try:
         await _pass(far, near)
         await up
-    finally:
+    except asyncio.CancelledError:
         up.cancel()
         far.reset(*_told(near.error))
-        near.reset(*_told(far.error))
+        raise
 
 
 async def _pass(source: Stream, target: Stream) -> None:

@@ -77,6 +77,7 @@ class Bus:
         nkey_seed_file: Path | None = None,
         inbox_prefix: str = "_INBOX",
         patience: float = 5.0,
+        server_name: str = "",
     ) -> Bus:
         """A bus that connects and stays connected; it comes back after `patience` seconds even when the broker is away.
 
@@ -87,8 +88,9 @@ class Bus:
             nkey_seed_file: a hub service's seed; an agent has none.
             inbox_prefix: an agent's is `subjects.inbox(uid)`.
             patience: seconds to wait for the first connection.
+            server_name: what the broker's certificate must name, where it is reached by another name; empty: the URL's host.
         """
-        bus = cls(Connection(Address(url, name, tls, nkey_seed_file, inbox_prefix)))
+        bus = cls(Connection(Address(url, name, tls, nkey_seed_file, inbox_prefix, server_name)))
         with contextlib.suppress(Unavailable):
             await bus._connection.client(patience)
         return bus

@@ -46,6 +46,7 @@ class Address:
         tls: (certificate, key, CA) files, read afresh at each connect, so that renewed ones are used.
         nkey_seed_file: the service's seed; agents have none, their certificate decides.
         inbox_prefix: where answers go; an agent's own.
+        server_name: what the broker's certificate must name; empty: the host of the URL.
     """
 
     url: str
@@ -53,6 +54,7 @@ class Address:
     tls: Tls | None = None
     nkey_seed_file: Path | None = None
     inbox_prefix: str = "_INBOX"
+    server_name: str = ""
 
     def options(self) -> dict[str, Any]:
         """The client's options."""
@@ -67,6 +69,8 @@ class Address:
         }
         if self.tls:
             found["tls"] = client_context(*self.tls)
+        if self.server_name:
+            found["tls_hostname"] = self.server_name
         if self.nkey_seed_file:
             found["nkeys_seed"] = str(self.nkey_seed_file)
         return found

@@ -24,12 +24,14 @@ from libs.rpc.pipeline import Pipeline
 from libs.rpc.server import Server
 from libs.run import Life
 from libs.tunnel.tcp import client_tls
+from services.agent.broker_road import BROKER_NAME, BrokerRoad
 from services.agent.config import Config
 from services.agent.desired.applier import Applier
 from services.agent.desired.follower import Follower
 from services.agent.desired.kept import Kept
 from services.agent.desired.preview import Preview
 from services.agent.enrolment import Enrolment
+from services.agent.enrolment_roads import EdgeRoad
 from services.agent.figures import Figures
 from services.agent.identity import Identity, IdentityFiles
 from services.agent.inventory_api import Inventory
@@ -61,6 +63,7 @@ class _Ground:
     life: Life
     client: KubeClient
     bus: Bus
+    road: BrokerRoad | None
     identity: Identity
     renewal: Renewal
 
@@ -77,14 +80,14 @@ async def start(config: Config, life: Life) -> None:
     server = await _local_server(config, life, pipeline)
 
     files = IdentityFiles(config.state_dir)
-    enrolment = Enrolment(config.enrolment_address, config.ca_hash, files, version=VERSION)
+    enrolment = _enrolment(config, files)
     renewal = Renewal(enrolment, files, clock=clock, token_file=config.join_token_file)
     identity = await renewal.ensure()
     life.spawn("certificate renewal", renewal.run())
 
-    bus = await _bus(config, identity)
-    life.stack.push_async_callback(bus.close)
-    await _work(_Ground(config, life, client, bus, identity, renewal), pipeline, preview, Figures(renewal))
+    road = BrokerRoad() if config.one_port else None
+    bus = await _bus(config, life, identity, road)
+    await _work(_Ground(config, life, client, bus, road, identity, renewal), pipeline, preview, Figures(renewal))
     await server.serving()
 
 
@@ -104,14 +107,29 @@ async def _local_server(config: Config, life: Life, pipeline: Pipeline) -> Serve
     return server
 
 
-async def _bus(config: Config, identity: Identity) -> Bus:
-    uid = identity.addresses.cluster_uid
-    return await Bus.connect(
-        f"tls://{config.nats_address or identity.addresses.nats_address}",
+def _enrolment(config: Config, files: IdentityFiles) -> Enrolment:
+    if config.one_port and not config.edge_url:
+        raise ValueError("one_port needs edge_url, the one address that is reached")
+    road = EdgeRoad(config.edge_url, config.ca_hash, config.edge_ca_file) if config.one_port else None
+    return Enrolment(config.enrolment_address, config.ca_hash, files, version=VERSION, road=road)
+
+
+async def _bus(config: Config, life: Life, identity: Identity, road: BrokerRoad | None) -> Bus:
+    """The connection to NATS; with a road it comes about once the tunnel stands."""
+    address = config.nats_address or identity.addresses.nats_address
+    if road is not None:
+        address = await road.start()
+        life.stack.push_async_callback(road.close)
+    bus = await Bus.connect(
+        f"tls://{address}",
         name=f"agent {identity.addresses.cluster}",
         tls=(identity.certificate_file, identity.key_file, identity.ca_file),
-        inbox_prefix=subjects.inbox(uid),
+        inbox_prefix=subjects.inbox(identity.addresses.cluster_uid),
+        server_name=BROKER_NAME if road is not None else "",
+        patience=5.0 if road is None else 0.0,
     )
+    life.stack.push_async_callback(bus.close)
+    return bus
 
 
 async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: Figures) -> None:
@@ -127,6 +145,8 @@ async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: 
     policy = LocalPolicy(config.namespace)
     watching = PolicyWatch(ground.client, policy)
     link = _link(ground, pipeline, proxy, connected, policy)
+    if ground.road is not None:
+        ground.road.link = link
     applier = Applier(ground.client)
     follower = Follower(
         link, applier, Kept(config.state_dir / "desired" / uid),

@@ -13,8 +13,8 @@ class Config:
     """Settings of the agent, which links one member cluster to the hub."""
 
     state_dir: Path = doc("Folder for the agent's key, certificate and desired state; made with mode 0700.")
-    enrolment_address: str = doc("`host:port` of the hub's enrolment listener.")
     ca_hash: str = doc("SHA-256 (hex) of the hub's CA certificate, as the join command gives it; no other hub is trusted.")
+    enrolment_address: str = doc("`host:port` of the hub's enrolment listener; unused in one-port mode.", default="")
     join_token_file: Path | None = doc(
         "File with the one-time join token `{id}.{secret}`; needed until the agent has joined.", default=None
     )
@@ -28,6 +28,9 @@ class Config:
         default="",
     )
     edge_ca_file: Path | None = doc("CA (PEM) that the edge's certificate is of, behind an ingress; none: the hub's own.", default=None)
+    one_port: bool = doc(
+        "Joining, renewal and NATS go through edge_url too, so that the agent needs to reach nothing else of the hub.", default=False
+    )
     nats_address: str = doc("`host:port` of NATS; empty takes what the hub said at joining.", default="")
     namespace: str = doc("The agent's own namespace, where ConfigMap gems-agent-policy is.", default="kubegems-system")
     accepted_hub_uid: str = doc("Uid of a hub that may take over from the one known so far; set it only to move a cluster.", default="")

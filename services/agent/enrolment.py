@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-import grpc
-
 from kubegems.fleet.v1 import enrolment_service_pb2 as wire
-from kubegems.fleet.v1.enrolment_service_pb2_grpc import EnrolmentServiceStub
 from libs import log
 from libs.crypt import ca
-from libs.rpc import status
-from services.agent.identity import Addresses, Identity, IdentityFiles, fingerprint, token_hash
-from services.agent.pinning import PinMismatch, fetch_ca
+from services.agent.enrolment_roads import Listener, Road
+from services.agent.identity import Addresses, Identity, IdentityFiles, token_hash
 
 _log = log.get(__name__)
-_SECONDS = 20.0
-_HUB = "gateway.hub.kubegems.internal"  # what the pinned CA must have certified, whatever address it is reached at
+Saved = Callable[[], Awaitable[None]]
 
 
 class Enrolment:
@@ -30,13 +24,18 @@ class Enrolment:
         pin: SHA-256 (hex) of the hub's CA.
         files: where key and certificate are kept.
         version: the agent's version.
+        road: another way to the hub than its listener.
+        saved: called whenever the files changed, and before the hub hears of a new key.
     """
 
-    def __init__(self, address: str, pin: str, files: IdentityFiles, *, version: str) -> None:
-        self._address = address
+    def __init__(
+        self, address: str, pin: str, files: IdentityFiles, *, version: str, road: Road | None = None, saved: Saved | None = None
+    ) -> None:
         self._pin = pin
+        self._road = road or Listener(address, pin)
         self._files = files
         self._version = version
+        self._saved = saved or _nothing
 
     def belongs(self, identity: Identity) -> bool:
         """Whether an identity is of the hub whose CA is pinned: it joined under that CA, or was told of it since."""
@@ -49,52 +48,47 @@ class Enrolment:
         The key is on disk before its request is sent, so a join that was cut off is taken up with the same key, for
         which the token stays good.
         """
-        request = ca.request(self._files.next_key(), "agent")
+        request = ca.request(await self._next_key(), "agent")
         token = read_token(token_file)
         message = wire.EnrolRequest(token=token, certificate_request=request, agent_version=self._version)
-        pinned = await self._pinned()
-        async with self._hub(pinned) as stub:
-            reply = await stub.Enrol(message, timeout=_SECONDS)
+        pinned = await self._road.pinned()
+        reply = await self._road.enrol(message, pinned)
         addresses = Addresses(
             reply.cluster_uid, reply.cluster, reply.tunnel_address, reply.nats_address, token_hash(token), self._pin.lower()
         )  # fmt: skip
         _log.info("agent.joined", cluster=reply.cluster, cluster_uid=reply.cluster_uid)
-        return self._files.keep(certificate=reply.certificate, ca_pem=reply.ca or pinned, addresses=addresses)
+        return await self._keep(reply.certificate, reply.ca or pinned, addresses)
 
     async def renew(self, identity: Identity) -> Identity:
         """A new certificate with a fresh key, on proof that we hold the earlier one's key; that one may have expired.
 
         The hub is known by the CAs that it told of last, and tells of them anew: so trust moves from one CA to the next.
         """
-        request = ca.request(self._files.next_key(), "agent")
+        request = ca.request(await self._next_key(), "agent")
         proof = ca.prove(identity.key, request.encode())
         trusted = identity.ca_file.read_text()
-        async with self._hub(trusted) as stub:
-            message = wire.RenewRequest(certificate=identity.certificate, certificate_request=request, proof=proof)
-            reply = await stub.Renew(message, timeout=_SECONDS)
+        message = wire.RenewRequest(certificate=identity.certificate, certificate_request=request, proof=proof)
+        reply = await self._road.renew(message, trusted)
         old = identity.addresses
         addresses = replace(
             old, tunnel_address=reply.tunnel_address or old.tunnel_address, nats_address=reply.nats_address or old.nats_address,
             pin=self._pin.lower(),
         )  # fmt: skip
-        return self._files.keep(certificate=reply.certificate, ca_pem=reply.ca or trusted, addresses=addresses)
+        return await self._keep(reply.certificate, reply.ca or trusted, addresses)
 
-    async def _pinned(self) -> str:
-        ca_pem = await fetch_ca(self._address, self._pin)
-        if fingerprint(ca_pem) != self._pin.lower():
-            raise PinMismatch("the CA is not the pinned one")
-        return ca_pem
+    async def _next_key(self) -> str:
+        key = self._files.next_key()
+        await self._saved()
+        return key
 
-    @asynccontextmanager
-    async def _hub(self, trusted: str) -> AsyncIterator[EnrolmentServiceStub]:
-        """A stub whose server a trusted CA has certified as the gateway; gRPC's errors come out as Faults."""
-        credentials = grpc.ssl_channel_credentials(root_certificates=trusted.encode())
-        options = [("grpc.ssl_target_name_override", _HUB), ("grpc.enable_retries", 0)]
-        async with grpc.aio.secure_channel(self._address, credentials, options=options) as channel:
-            try:
-                yield EnrolmentServiceStub(channel)
-            except grpc.aio.AioRpcError as error:
-                raise status.from_rpc_error(error, "gateway")[0] from error
+    async def _keep(self, certificate: str, ca_pem: str, addresses: Addresses) -> Identity:
+        kept = self._files.keep(certificate=certificate, ca_pem=ca_pem, addresses=addresses)
+        await self._saved()
+        return kept
+
+
+async def _nothing() -> None:
+    """Files are enough."""
 
 
 def read_token(file: Path) -> str:

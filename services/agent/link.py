@@ -155,6 +155,17 @@ class AgentLink:
         """Where the last dial went."""
         return self._address
 
+    async def open(self, header: tunnel_pb2.StreamHeader, timeout: float = _CALL_SECONDS) -> Stream:
+        """Opens a stream to the hub; waits for a tunnel within the timeout. Raises HubAway, StreamEnded."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._standing.wait()
+        except TimeoutError as error:
+            raise HubAway("the hub cannot be reached") from error
+        if self._mux is None:
+            raise HubAway("the hub cannot be reached")
+        return self._mux.open(header.SerializeToString())
+
     def reconnect(self) -> None:
         """Dials anew at once, as after the certificate was renewed; streams that are open end."""
         self._redial.set()

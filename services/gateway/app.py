@@ -23,6 +23,7 @@ from services.gateway import wiring
 from services.gateway.broker import Streams
 from services.gateway.config import Config
 from services.gateway.edge import bounds, docs
+from services.gateway.edge.enrolment_http import EnrolmentHttp
 from services.gateway.edge.messages_socket import MessagesSocket
 from services.gateway.edge.probes import Probes
 from services.gateway.identity.app import Identity
@@ -99,6 +100,7 @@ async def _listen(base: Base, identity: Identity, methods: list[Method], links: 
     probes = Probes({"database": base.database.ping}, {"nats": lambda: base.bus.connected}, lambda: jwks(identity.access_keys))
     http = HttpServer(Api(pipeline, cors=bounds.cors(config), limit=base.limits.of_address), guard=bounds.guard(config))
     probes.mount(http)
+    EnrolmentHttp(pipeline, base.authority.bundle).mount(http)
     docs.mount(http, methods, config.viewer_folder)
     http.add_raw_route("/k8s/{path:.*}", edge.handle)
     tunnels = TunnelSocket(links, base.authority.bundle, base.clock, limit=base.limits.of_address)

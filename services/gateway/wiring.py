@@ -167,6 +167,7 @@ async def links(base: Base, streams: Streams) -> Links:
     made = Links(
         hub_uid=hub_uid, version=VERSION, pipeline=Pipeline(methods, units=base.units, audit=base.auditor),
         allowed=Certificates(base.database).allowed, on_change=changed, clock=base.clock, number=keeper.number, peers=peers,
+        broker=base.config.nats_url.rpartition("//")[2],
     )  # fmt: skip
     base.life.stack.push_async_callback(keeper.leave)
     base.life.spawn("gateways", keeper.run())

@@ -56,7 +56,7 @@ class JoinTokenService:
             join_token=messages.join_token(cluster, row, "UNUSED"),
             token=token.text,
             ca_hash=self._authority.fingerprint,
-            command=joining.command(self._joining, cluster, token.text, self._authority.fingerprint),
+            command=joining.command(self._joining, cluster, token.text, self._authority.fingerprint, one_port=request.one_port),
             manifest=self._render(without_cluster_admin=request.without_cluster_admin),
         )
         call.resources.append(reply.join_token.name)

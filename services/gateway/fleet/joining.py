@@ -28,10 +28,11 @@ class Joining:
     certificate_lifetime: timedelta = timedelta(hours=24)
 
 
-def command(joining: Joining, cluster: str, token: str, ca_hash: str) -> str:
+def command(joining: Joining, cluster: str, token: str, ca_hash: str, *, one_port: bool = False) -> str:
     """A shell command that runs an agent which joins; the token goes through a file that only its owner reads."""
     state = f"$HOME/.kubegems/{cluster}"
-    variables = {"ENROLMENT_ADDRESS": shlex.quote(joining.enrolment_address), "CA_HASH": ca_hash}
+    road = {"ONE_PORT": "true", "EDGE_URL": joining.edge_url} if one_port else {"ENROLMENT_ADDRESS": joining.enrolment_address}
+    variables = {name: shlex.quote(value) for name, value in road.items()} | {"CA_HASH": ca_hash}
     settings = " ".join(f"KUBEGEMS_AGENT_{name}={value}" for name, value in variables.items())
     return (
         f'(umask 077; mkdir -p "{state}"; printf %s {shlex.quote(token)} > "{state}/join-token")\n'

@@ -32,6 +32,7 @@ from services.gateway.fleet import PROTOCOL_KEY
 from services.gateway.fleet.health_store import Measure
 from services.gateway.link import metrics
 from services.gateway.link.announcer import Announcer, OnChange
+from services.gateway.link.broker_stream import BrokerStreams
 from services.gateway.link.door import Allowed, AnyConnection, Door, Number, Refused, cluster_of, is_gateway
 from services.gateway.link.exchange import Body, Exchange, Renew
 from services.gateway.link.forwarding import ForwardDesk
@@ -70,12 +71,13 @@ class Links:
         protocols: versions of the protocol that this hub speaks, newest first.
         number: the next tunnel's number, over all gateways of the hub; None: this is the only one.
         peers: the other gateways; None: there are none.
+        broker: `host:port` of the message broker, for agents that reach it through their tunnel alone; empty: for none.
     """
 
     def __init__(
         self, *, hub_uid: str, version: str, pipeline: Pipeline, allowed: Allowed, clock: Clock, on_change: OnChange | None = None,
         registry: CollectorRegistry = REGISTRY, limits: Limits | None = None, protocols: Sequence[int] = PROTOCOLS,
-        number: Number | None = None, peers: Peers | None = None,
+        number: Number | None = None, peers: Peers | None = None, broker: str = "",
     ) -> None:  # fmt: skip
         self.hub_uid = hub_uid
         self._pipeline = pipeline
@@ -85,6 +87,7 @@ class Links:
             hub_uid, version, tuple(protocols), allowed, number or _counter(), clock, SigningKey.generate(new_id().hex)
         )  # fmt: skip
         self._peers = peers
+        self._broker = BrokerStreams(broker)
         self._tunnels: dict[str, Tunnel] = {}
         self._leaving = Leaving()
         self._replaced: dict[str, deque[float]] = {}
@@ -370,8 +373,12 @@ class Links:
         except DecodeError:
             stream.reset(Reset.BROKEN, "the header cannot be read")
             return
-        if tunnel is None or opened.WhichOneof("purpose") != "call":
+        purpose = opened.WhichOneof("purpose")
+        if tunnel is None or purpose not in ("call", "broker"):
             stream.reset(Reset.REFUSED, "not served")
+            return
+        if purpose == "broker":
+            await self._broker.serve(stream, uid)
             return
         peer, parent, metadata = CLUSTER + uid, opened.traceparent, {PROTOCOL_KEY: str(tunnel.protocol)}
         await calls.serve(stream, opened.call, self._pipeline, peer=peer, traceparent=parent, address=connection.peer, metadata=metadata)

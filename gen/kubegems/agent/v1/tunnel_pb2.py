@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekubegems/agent/v1/tunnel.proto\x12\x11kubegems.agent.v1\x1a\x17google/rpc/status.proto\"+\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0f\n\x07hub_uid\x18\x02 \x01(\t\"/\n\x05Proof\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xe2\x01\n\x05Hello\x12\x11\n\tprotocols\x18\x01 \x03(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x0f\n\x07hub_uid\x18\x04 \x01(\t\x12\x13\n\x0btime_millis\x18\x05 \x01(\x03\x12;\n\ngrant_keys\x18\x06 \x03(\x0b\x32\'.kubegems.agent.v1.Hello.GrantKeysEntry\x12\x0f\n\x07\x63luster\x18\x07 \x01(\t\x1a\x30\n\x0eGrantKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\xa2\x02\n\x0cStreamHeader\x12-\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1d.kubegems.agent.v1.CallHeaderH\x00\x12\x39\n\nkubernetes\x18\x02 \x01(\x0b\x32#.kubegems.agent.v1.KubernetesHeaderH\x00\x12-\n\x07regrant\x18\x03 \x01(\x0b\x32\x1a.kubegems.agent.v1.RegrantH\x00\x12,\n\x07go_away\x18\n \x01(\x0b\x32\x19.kubegems.agent.v1.GoAwayH\x00\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12+\n\x07\x66orward\x18\x0b \x01(\x0b\x32\x1a.kubegems.agent.v1.ForwardB\t\n\x07purpose\"\x18\n\x06GoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\"I\n\x07\x46orward\x12\x13\n\x0b\x63luster_uid\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0e\n\x06groups\x18\x04 \x03(\t\"y\n\x0cTunnelHolder\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\x03\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\x14\n\x0csince_millis\x18\x06 \x01(\x03\"`\n\nCallHeader\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x16\n\x0etimeout_millis\x18\x02 \x01(\r\x12*\n\x05grant\x18\x03 \x01(\x0b\x32\x1b.kubegems.agent.v1.GrantUse\"\xf2\x01\n\x10KubernetesHeader\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05query\x18\x03 \x01(\t\x12;\n\x07headers\x18\x04 \x03(\x0b\x32*.kubegems.agent.v1.KubernetesHeader.Header\x12\x0f\n\x07upgrade\x18\x05 \x01(\t\x12*\n\x05grant\x18\x06 \x01(\x0b\x32\x1b.kubegems.agent.v1.GrantUse\x12\x10\n\x08has_body\x18\x07 \x01(\x08\x1a%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"^\n\x0fKubernetesReply\x12\x0e\n\x06status\x18\x01 \x01(\r\x12;\n\x07headers\x18\x02 \x03(\x0b\x32*.kubegems.agent.v1.KubernetesHeader.Header\"-\n\x07\x43\x61llEnd\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\"W\n\x08GrantUse\x12.\n\x06signed\x18\x01 \x01(\x0b\x32\x1e.kubegems.agent.v1.SignedGrant\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\x04\"<\n\x0bSignedGrant\x12\r\n\x05grant\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0b\n\x03kid\x18\x03 \x01(\t\"\x8a\x01\n\x05Grant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0e\n\x06groups\x18\x04 \x03(\t\x12\x13\n\x0b\x63luster_uid\x18\x05 \x01(\t\x12\x0f\n\x07session\x18\x06 \x01(\t\x12\r\n\x05verbs\x18\x07 \x03(\t\x12\x15\n\rexpire_millis\x18\x08 \x01(\x03\"E\n\x07Regrant\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12*\n\x05grant\x18\x02 \x01(\x0b\x32\x1b.kubegems.agent.v1.GrantUseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekubegems/agent/v1/tunnel.proto\x12\x11kubegems.agent.v1\x1a\x17google/rpc/status.proto\"+\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0f\n\x07hub_uid\x18\x02 \x01(\t\"/\n\x05Proof\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xe2\x01\n\x05Hello\x12\x11\n\tprotocols\x18\x01 \x03(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x0f\n\x07hub_uid\x18\x04 \x01(\t\x12\x13\n\x0btime_millis\x18\x05 \x01(\x03\x12;\n\ngrant_keys\x18\x06 \x03(\x0b\x32\'.kubegems.agent.v1.Hello.GrantKeysEntry\x12\x0f\n\x07\x63luster\x18\x07 \x01(\t\x1a\x30\n\x0eGrantKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\xd5\x02\n\x0cStreamHeader\x12-\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1d.kubegems.agent.v1.CallHeaderH\x00\x12\x39\n\nkubernetes\x18\x02 \x01(\x0b\x32#.kubegems.agent.v1.KubernetesHeaderH\x00\x12-\n\x07regrant\x18\x03 \x01(\x0b\x32\x1a.kubegems.agent.v1.RegrantH\x00\x12\x31\n\x06\x62roker\x18\x05 \x01(\x0b\x32\x1f.kubegems.agent.v1.BrokerHeaderH\x00\x12,\n\x07go_away\x18\n \x01(\x0b\x32\x19.kubegems.agent.v1.GoAwayH\x00\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12+\n\x07\x66orward\x18\x0b \x01(\x0b\x32\x1a.kubegems.agent.v1.ForwardB\t\n\x07purpose\"\x0e\n\x0c\x42rokerHeader\"\x18\n\x06GoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\"I\n\x07\x46orward\x12\x13\n\x0b\x63luster_uid\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0e\n\x06groups\x18\x04 \x03(\t\"y\n\x0cTunnelHolder\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\x03\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\x14\n\x0csince_millis\x18\x06 \x01(\x03\"`\n\nCallHeader\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x16\n\x0etimeout_millis\x18\x02 \x01(\r\x12*\n\x05grant\x18\x03 \x01(\x0b\x32\x1b.kubegems.agent.v1.GrantUse\"\xf2\x01\n\x10KubernetesHeader\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05query\x18\x03 \x01(\t\x12;\n\x07headers\x18\x04 \x03(\x0b\x32*.kubegems.agent.v1.KubernetesHeader.Header\x12\x0f\n\x07upgrade\x18\x05 \x01(\t\x12*\n\x05grant\x18\x06 \x01(\x0b\x32\x1b.kubegems.agent.v1.GrantUse\x12\x10\n\x08has_body\x18\x07 \x01(\x08\x1a%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"^\n\x0fKubernetesReply\x12\x0e\n\x06status\x18\x01 \x01(\r\x12;\n\x07headers\x18\x02 \x03(\x0b\x32*.kubegems.agent.v1.KubernetesHeader.Header\"-\n\x07\x43\x61llEnd\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\"W\n\x08GrantUse\x12.\n\x06signed\x18\x01 \x01(\x0b\x32\x1e.kubegems.agent.v1.SignedGrant\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\x04\"<\n\x0bSignedGrant\x12\r\n\x05grant\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0b\n\x03kid\x18\x03 \x01(\t\"\x8a\x01\n\x05Grant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0e\n\x06groups\x18\x04 \x03(\t\x12\x13\n\x0b\x63luster_uid\x18\x05 \x01(\t\x12\x0f\n\x07session\x18\x06 \x01(\t\x12\r\n\x05verbs\x18\x07 \x03(\t\x12\x15\n\rexpire_millis\x18\x08 \x01(\x03\"E\n\x07Regrant\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12*\n\x05grant\x18\x02 \x01(\x0b\x32\x1b.kubegems.agent.v1.GrantUseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,29 +43,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO_GRANTKEYSENTRY']._serialized_start=351
   _globals['_HELLO_GRANTKEYSENTRY']._serialized_end=399
   _globals['_STREAMHEADER']._serialized_start=402
-  _globals['_STREAMHEADER']._serialized_end=692
-  _globals['_GOAWAY']._serialized_start=694
-  _globals['_GOAWAY']._serialized_end=718
-  _globals['_FORWARD']._serialized_start=720
-  _globals['_FORWARD']._serialized_end=793
-  _globals['_TUNNELHOLDER']._serialized_start=795
-  _globals['_TUNNELHOLDER']._serialized_end=916
-  _globals['_CALLHEADER']._serialized_start=918
-  _globals['_CALLHEADER']._serialized_end=1014
-  _globals['_KUBERNETESHEADER']._serialized_start=1017
-  _globals['_KUBERNETESHEADER']._serialized_end=1259
-  _globals['_KUBERNETESHEADER_HEADER']._serialized_start=1222
-  _globals['_KUBERNETESHEADER_HEADER']._serialized_end=1259
-  _globals['_KUBERNETESREPLY']._serialized_start=1261
-  _globals['_KUBERNETESREPLY']._serialized_end=1355
-  _globals['_CALLEND']._serialized_start=1357
-  _globals['_CALLEND']._serialized_end=1402
-  _globals['_GRANTUSE']._serialized_start=1404
-  _globals['_GRANTUSE']._serialized_end=1491
-  _globals['_SIGNEDGRANT']._serialized_start=1493
-  _globals['_SIGNEDGRANT']._serialized_end=1553
-  _globals['_GRANT']._serialized_start=1556
-  _globals['_GRANT']._serialized_end=1694
-  _globals['_REGRANT']._serialized_start=1696
-  _globals['_REGRANT']._serialized_end=1765
+  _globals['_STREAMHEADER']._serialized_end=743
+  _globals['_BROKERHEADER']._serialized_start=745
+  _globals['_BROKERHEADER']._serialized_end=759
+  _globals['_GOAWAY']._serialized_start=761
+  _globals['_GOAWAY']._serialized_end=785
+  _globals['_FORWARD']._serialized_start=787
+  _globals['_FORWARD']._serialized_end=860
+  _globals['_TUNNELHOLDER']._serialized_start=862
+  _globals['_TUNNELHOLDER']._serialized_end=983
+  _globals['_CALLHEADER']._serialized_start=985
+  _globals['_CALLHEADER']._serialized_end=1081
+  _globals['_KUBERNETESHEADER']._serialized_start=1084
+  _globals['_KUBERNETESHEADER']._serialized_end=1326
+  _globals['_KUBERNETESHEADER_HEADER']._serialized_start=1289
+  _globals['_KUBERNETESHEADER_HEADER']._serialized_end=1326
+  _globals['_KUBERNETESREPLY']._serialized_start=1328
+  _globals['_KUBERNETESREPLY']._serialized_end=1422
+  _globals['_CALLEND']._serialized_start=1424
+  _globals['_CALLEND']._serialized_end=1469
+  _globals['_GRANTUSE']._serialized_start=1471
+  _globals['_GRANTUSE']._serialized_end=1558
+  _globals['_SIGNEDGRANT']._serialized_start=1560
+  _globals['_SIGNEDGRANT']._serialized_end=1620
+  _globals['_GRANT']._serialized_start=1623
+  _globals['_GRANT']._serialized_end=1761
+  _globals['_REGRANT']._serialized_start=1763
+  _globals['_REGRANT']._serialized_end=1832
 # @@protoc_insertion_point(module_scope)

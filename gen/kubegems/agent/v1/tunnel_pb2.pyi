@@ -150,6 +150,7 @@ class StreamHeader(_message.Message):
     CALL_FIELD_NUMBER: _builtins.int
     KUBERNETES_FIELD_NUMBER: _builtins.int
     REGRANT_FIELD_NUMBER: _builtins.int
+    BROKER_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     FORWARD_FIELD_NUMBER: _builtins.int
@@ -168,6 +169,10 @@ class StreamHeader(_message.Message):
         """A grant that replaces the one of a stream that is open, on a stream of its own."""
 
     @_builtins.property
+    def broker(self) -> Global___BrokerHeader:
+        """From the agent: a connection to the hub's message broker, raw bytes both ways."""
+
+    @_builtins.property
     def go_away(self) -> Global___GoAway:
         """The hub's end is about to stop."""
 
@@ -181,19 +186,37 @@ class StreamHeader(_message.Message):
         call: Global___CallHeader | None = ...,
         kubernetes: Global___KubernetesHeader | None = ...,
         regrant: Global___Regrant | None = ...,
+        broker: Global___BrokerHeader | None = ...,
         go_away: Global___GoAway | None = ...,
         traceparent: _builtins.str = ...,
         forward: Global___Forward | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "forward", b"forward", "go_away", b"go_away", "kubernetes", b"kubernetes", "purpose", b"purpose", "regrant", b"regrant"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "call", b"call", "forward", b"forward", "go_away", b"go_away", "kubernetes", b"kubernetes", "purpose", b"purpose", "regrant", b"regrant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "forward", b"forward", "go_away", b"go_away", "kubernetes", b"kubernetes", "purpose", b"purpose", "regrant", b"regrant", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "call", b"call", "forward", b"forward", "go_away", b"go_away", "kubernetes", b"kubernetes", "purpose", b"purpose", "regrant", b"regrant", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_purpose: _TypeAlias = _typing.Literal["call", "kubernetes", "regrant", "go_away"]  # noqa: Y015
+    _WhichOneofReturnType_purpose: _TypeAlias = _typing.Literal["call", "kubernetes", "regrant", "broker", "go_away"]  # noqa: Y015
     _WhichOneofArgType_purpose: _TypeAlias = _typing.Literal["purpose", b"purpose"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_purpose) -> _WhichOneofReturnType_purpose | None: ...
 
 Global___StreamHeader: _TypeAlias = StreamHeader  # noqa: Y015
+
+@_typing.final
+class BrokerHeader(_message.Message):
+    """BrokerHeader opens a connection to the message broker. It names no address: the hub knows its broker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrokerHeader: _TypeAlias = BrokerHeader  # noqa: Y015
 
 @_typing.final
 class GoAway(_message.Message):

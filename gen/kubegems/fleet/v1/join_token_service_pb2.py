@@ -28,7 +28,7 @@ from kubegems.fleet.v1 import join_token_pb2 as kubegems_dot_fleet_dot_v1_dot_jo
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*kubegems/fleet/v1/join_token_service.proto\x12\x11kubegems.fleet.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\"kubegems/fleet/v1/join_token.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x80\x01\n\x16\x43reateJoinTokenRequest\x12&\n\x06parent\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x1f\n\x0bttl_seconds\x18\x02 \x01(\x05\x42\n\x92\xb5\x18\x06\x30\x00\x38\x80\xa3\x05\x12\x1d\n\x15without_cluster_admin\x18\x03 \x01(\x08\"\xa6\x01\n\x17\x43reateJoinTokenResponse\x12\x30\n\njoin_token\x18\x01 \x01(\x0b\x32\x1c.kubegems.fleet.v1.JoinToken\x12\x15\n\x05token\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x10\x01\x12\x0f\n\x07\x63\x61_hash\x18\x03 \x01(\t\x12\x17\n\x07\x63ommand\x18\x04 \x01(\tB\x06\x92\xb5\x18\x02\x10\x01\x12\x18\n\x08manifest\x18\x05 \x01(\tB\x06\x92\xb5\x18\x02\x10\x01\"\xa5\x01\n\x15ListJoinTokensRequest\x12&\n\x06parent\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x1c\n\tpage_size\x18\x02 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x06\x66ilter\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x05 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"d\n\x16ListJoinTokensResponse\x12\x31\n\x0bjoin_tokens\x18\x01 \x03(\x0b\x32\x1c.kubegems.fleet.v1.JoinToken\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x16\x44\x65leteJoinTokenRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\x92\xb5\x18#\x08\x01*\x1f\x63lusters/[^/]+/joinTokens/[^/]+2\xb6\x04\n\x10JoinTokenService\x12\xbe\x01\n\x0f\x43reateJoinToken\x12).kubegems.fleet.v1.CreateJoinTokenRequest\x1a*.kubegems.fleet.v1.CreateJoinTokenResponse\"T\x8a\xb5\x18\x1f\x08\x06\x12\x17\x66leet.joinTokens.create \x04(\x02\x82\xd3\xe4\x93\x02+\"&/api/v1/{parent=clusters/*}/joinTokens:\x01*\x12\xb6\x01\n\x0eListJoinTokens\x12(.kubegems.fleet.v1.ListJoinTokensRequest\x1a).kubegems.fleet.v1.ListJoinTokensResponse\"O\x8a\xb5\x18\x1d\x08\x06\x12\x15\x66leet.joinTokens.list \x02(\x01\x82\xd3\xe4\x93\x02(\x12&/api/v1/{parent=clusters/*}/joinTokens\x12\xa7\x01\n\x0f\x44\x65leteJoinToken\x12).kubegems.fleet.v1.DeleteJoinTokenRequest\x1a\x16.google.protobuf.Empty\"Q\x8a\xb5\x18\x1f\x08\x06\x12\x17\x66leet.joinTokens.delete \x03(\x02\x82\xd3\xe4\x93\x02(*&/api/v1/{name=clusters/*/joinTokens/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*kubegems/fleet/v1/join_token_service.proto\x12\x11kubegems.fleet.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\"kubegems/fleet/v1/join_token.proto\x1a\x1fkubegems/policy/v1/policy.proto\"\x92\x01\n\x16\x43reateJoinTokenRequest\x12&\n\x06parent\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x1f\n\x0bttl_seconds\x18\x02 \x01(\x05\x42\n\x92\xb5\x18\x06\x30\x00\x38\x80\xa3\x05\x12\x1d\n\x15without_cluster_admin\x18\x03 \x01(\x08\x12\x10\n\x08one_port\x18\x04 \x01(\x08\"\xa6\x01\n\x17\x43reateJoinTokenResponse\x12\x30\n\njoin_token\x18\x01 \x01(\x0b\x32\x1c.kubegems.fleet.v1.JoinToken\x12\x15\n\x05token\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x10\x01\x12\x0f\n\x07\x63\x61_hash\x18\x03 \x01(\t\x12\x17\n\x07\x63ommand\x18\x04 \x01(\tB\x06\x92\xb5\x18\x02\x10\x01\x12\x18\n\x08manifest\x18\x05 \x01(\tB\x06\x92\xb5\x18\x02\x10\x01\"\xa5\x01\n\x15ListJoinTokensRequest\x12&\n\x06parent\x18\x01 \x01(\tB\x16\x92\xb5\x18\x12\x08\x01*\x0e\x63lusters/[^/]+\x12\x1c\n\tpage_size\x18\x02 \x01(\x05\x42\t\x92\xb5\x18\x05\x30\x00\x38\xf4\x03\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x06\x66ilter\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x10\x12\x19\n\x08order_by\x18\x05 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\"d\n\x16ListJoinTokensResponse\x12\x31\n\x0bjoin_tokens\x18\x01 \x03(\x0b\x32\x1c.kubegems.fleet.v1.JoinToken\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x16\x44\x65leteJoinTokenRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\x92\xb5\x18#\x08\x01*\x1f\x63lusters/[^/]+/joinTokens/[^/]+2\xb6\x04\n\x10JoinTokenService\x12\xbe\x01\n\x0f\x43reateJoinToken\x12).kubegems.fleet.v1.CreateJoinTokenRequest\x1a*.kubegems.fleet.v1.CreateJoinTokenResponse\"T\x8a\xb5\x18\x1f\x08\x06\x12\x17\x66leet.joinTokens.create \x04(\x02\x82\xd3\xe4\x93\x02+\"&/api/v1/{parent=clusters/*}/joinTokens:\x01*\x12\xb6\x01\n\x0eListJoinTokens\x12(.kubegems.fleet.v1.ListJoinTokensRequest\x1a).kubegems.fleet.v1.ListJoinTokensResponse\"O\x8a\xb5\x18\x1d\x08\x06\x12\x15\x66leet.joinTokens.list \x02(\x01\x82\xd3\xe4\x93\x02(\x12&/api/v1/{parent=clusters/*}/joinTokens\x12\xa7\x01\n\x0f\x44\x65leteJoinToken\x12).kubegems.fleet.v1.DeleteJoinTokenRequest\x1a\x16.google.protobuf.Empty\"Q\x8a\xb5\x18\x1f\x08\x06\x12\x17\x66leet.joinTokens.delete \x03(\x02\x82\xd3\xe4\x93\x02(*&/api/v1/{name=clusters/*/joinTokens/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,15 +62,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOINTOKENSERVICE'].methods_by_name['DeleteJoinToken']._loaded_options = None
   _globals['_JOINTOKENSERVICE'].methods_by_name['DeleteJoinToken']._serialized_options = b'\212\265\030\037\010\006\022\027fleet.joinTokens.delete \003(\002\202\323\344\223\002(*&/api/v1/{name=clusters/*/joinTokens/*}'
   _globals['_CREATEJOINTOKENREQUEST']._serialized_start=194
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=322
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=325
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=491
-  _globals['_LISTJOINTOKENSREQUEST']._serialized_start=494
-  _globals['_LISTJOINTOKENSREQUEST']._serialized_end=659
-  _globals['_LISTJOINTOKENSRESPONSE']._serialized_start=661
-  _globals['_LISTJOINTOKENSRESPONSE']._serialized_end=761
-  _globals['_DELETEJOINTOKENREQUEST']._serialized_start=763
-  _globals['_DELETEJOINTOKENREQUEST']._serialized_end=842
-  _globals['_JOINTOKENSERVICE']._serialized_start=845
-  _globals['_JOINTOKENSERVICE']._serialized_end=1411
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=340
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=343
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=509
+  _globals['_LISTJOINTOKENSREQUEST']._serialized_start=512
+  _globals['_LISTJOINTOKENSREQUEST']._serialized_end=677
+  _globals['_LISTJOINTOKENSRESPONSE']._serialized_start=679
+  _globals['_LISTJOINTOKENSRESPONSE']._serialized_end=779
+  _globals['_DELETEJOINTOKENREQUEST']._serialized_start=781
+  _globals['_DELETEJOINTOKENREQUEST']._serialized_end=860
+  _globals['_JOINTOKENSERVICE']._serialized_start=863
+  _globals['_JOINTOKENSERVICE']._serialized_end=1429
 # @@protoc_insertion_point(module_scope)

@@ -28,22 +28,26 @@ class CreateJoinTokenRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     TTL_SECONDS_FIELD_NUMBER: _builtins.int
     WITHOUT_CLUSTER_ADMIN_FIELD_NUMBER: _builtins.int
+    ONE_PORT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`clusters/{cluster}`."""
     ttl_seconds: _builtins.int
     """How long the token is good, in seconds; 0 means 3600."""
     without_cluster_admin: _builtins.bool
     """Leaves out the binding of platform admins to `cluster-admin`."""
+    one_port: _builtins.bool
+    """The command's agent reaches the hub at its HTTPS edge alone."""
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         ttl_seconds: _builtins.int = ...,
         without_cluster_admin: _builtins.bool = ...,
+        one_port: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "ttl_seconds", b"ttl_seconds", "without_cluster_admin", b"without_cluster_admin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["one_port", b"one_port", "parent", b"parent", "ttl_seconds", b"ttl_seconds", "without_cluster_admin", b"without_cluster_admin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

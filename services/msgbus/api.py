@@ -16,7 +16,7 @@ from libs.rpc.call import Call
 from services.msgbus import grants as rights
 from services.msgbus import resume, told
 from services.msgbus.bodies import Bodies
-from services.msgbus.domain import NoSubscription, Selection, Selector, TooManyStreams, resources
+from services.msgbus.domain import NoSubscription, Selection, Selector, TooManyStreams, resources, shared
 from services.msgbus.hub import Hub, Subscription
 from services.msgbus.peers import Peers
 from services.msgbus.stream import TICK_SECONDS, Stream
@@ -146,7 +146,7 @@ def selection(request: wire.SubscribeRequest) -> Selection:
     selectors = [_selector(s) for s in request.selectors]
     if not selectors or request.scopes or request.resources or request.cluster:
         selectors.append(Selector(tuple(request.scopes), resources(request.resources), request.cluster))
-    return Selection(() if request.no_changes else tuple(selectors), request.jobs, request.notices)
+    return shared(Selection(() if request.no_changes else tuple(selectors), request.jobs, request.notices))
 
 
 def changed_selection(request: wire.UpdateSubscriptionRequest) -> Selection:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar, cast
 
 from libs.faults import Exhausted, NotFound, Unauthenticated, Unavailable
 from libs.kube.observed import BASE
 
+T = TypeVar("T", bound=Hashable)
 Place = tuple[str, str]  # (cluster uid, namespace)
 Kind = tuple[str, str]  # (resource, group)
 BASE_KINDS: frozenset[Kind] = frozenset((kind.plural, kind.group) for kind in BASE)
@@ -40,17 +43,20 @@ class GrantsSilent(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where an environment runs."""
+    """Where an environment runs.
+
+    Attributes:
+        place: where its objects are.
+    """
 
     name: str
     cluster: str
     cluster_uid: str
     namespace: str
+    place: Place = field(init=False, repr=False, compare=False)
 
-    @property
-    def place(self) -> Place:
-        """Where its objects are."""
-        return self.cluster_uid, self.namespace
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", (self.cluster_uid, self.namespace))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,7 @@ class Selection:
     @property
     def kinds(self) -> frozenset[Kind]:
         """All kinds that may come."""
-        return frozenset().union(*((s.resources or BASE_KINDS) for s in self.selectors))
+        return _kinds(self.selectors)
 
     def lost(self, before: Grants, after: Grants) -> list[str]:
         """Names of the environments that were seen before and are not any more; `""` for what lies outside of environments."""
@@ -176,6 +182,21 @@ class Selection:
         if before.everything:
             return []
         return [e for place, e in after.environments.items() if place not in before.environments and self.wants(e)]
+
+
+def shared(value: T) -> T:
+    """One object for all equal ones that are in use: thousands of streams ask for, and see, the same."""
+    return cast("T", _shared(value))
+
+
+@lru_cache(maxsize=16_384)
+def _shared(value: Hashable) -> Hashable:
+    return value
+
+
+@lru_cache(maxsize=4096)
+def _kinds(selectors: tuple[Selector, ...]) -> frozenset[Kind]:
+    return frozenset().union(*((s.resources or BASE_KINDS) for s in selectors))
 
 
 def resources(names: Iterable[str]) -> frozenset[Kind]:

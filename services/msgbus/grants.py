@@ -15,7 +15,7 @@ from typing import Protocol
 from kubegems.identity.v1 import access_service_pb2 as access_pb2
 from libs import log
 from libs.faults import Fault, Unavailable
-from services.msgbus.domain import Environment, Grants, GrantsSilent, SessionEnded
+from services.msgbus.domain import Environment, Grants, GrantsSilent, SessionEnded, shared
 
 SILENCE_SECONDS = 5.0  # decisions.md 7
 AGAIN_SECONDS = 0.3  # between two tries to open the watch
@@ -205,8 +205,12 @@ class Watches:
 
 def from_proto(message: access_pb2.WatchGrantsResponse) -> Grants:
     """The grants that a message carries."""
-    environments = [Environment(s.name, s.cluster, s.cluster_uid, s.namespace) for s in message.scopes]
+    environments = [shared(Environment(s.name, s.cluster, s.cluster_uid, s.namespace)) for s in message.scopes]
     changed = message.change_time.ToNanoseconds() / 1e9 if message.HasField("change_time") else 0.0
     return Grants(
-        message.everything, {e.place: e for e in environments}, frozenset(message.job_scopes), frozenset(message.audiences), changed
+        message.everything,
+        {e.place: e for e in environments},
+        shared(frozenset(message.job_scopes)),
+        shared(frozenset(message.audiences)),
+        changed,
     )

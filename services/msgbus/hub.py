@@ -19,7 +19,7 @@ from kubegems.jobs.v1 import events_pb2 as jobs_pb2
 from kubegems.messages.v1 import event_pb2, events_pb2
 from kubegems.messages.v1.event_pb2 import Event
 from services.msgbus import told
-from services.msgbus.domain import Environment, Grants, Kind, Place, Selection
+from services.msgbus.domain import Environment, Grants, Kind, Place, Selection, shared
 from services.msgbus.subscriber import Item, Queue
 from services.msgbus.view import KindKey, Seen, View
 
@@ -129,7 +129,7 @@ class Hub:
         subscription.grants, subscription.selection = grants, selection
         subscription.version += 1
         uids = frozenset(("",)) if grants.everything else frozenset(place[0] for place in grants.environments)
-        subscription.reach = (selection.kinds, uids)
+        subscription.reach = shared((selection.kinds, uids))
         if subscription in self._all:
             self._index(subscription)
 

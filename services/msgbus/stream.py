@@ -42,8 +42,8 @@ class Stream:
         self.subscription = subscription
         self._hub = hub
         self._snapshot, self._vector, self._resumed = snapshot, vector, resumed
-        self._present: deque[_Present] = deque()
-        self._first = asyncio.Event()
+        self._present: deque[_Present] | None = None  # most streams have nothing here most of the time
+        self._begun = False
         self._fault: Fault | None = None
         self._token_at = -math.inf
         self._deadline = math.inf
@@ -51,12 +51,12 @@ class Stream:
     def changed(self, grants: Grants) -> None:
         """New rights, the first ones too."""
         gained = self._hub.regrant(self.subscription, grants)
-        if self._first.is_set():
+        if self._begun:
             for environment in gained:
                 self._show([environment], environment.name)
             return
         self._hub.add(self.subscription)
-        self._first.set()
+        self._begun = True
         self._told()
         lost = self._replay() if self._resumed else False
         if self._snapshot and (lost or not self._resumed):
@@ -65,12 +65,11 @@ class Stream:
     def ended(self, fault: Fault) -> None:
         """There are no rights any more."""
         self._fault = fault
-        self._first.set()
         self.subscription.queue.wake()
 
     def reselect(self, selection: Selection, *, snapshot: bool) -> None:
         """Serves other selectors from here on."""
-        self._present.extend(self.subscription.queue.now())
+        self._behind(self.subscription.queue.now())
         self._hub.reselect(self.subscription, selection)
         self._told()
         if snapshot:
@@ -78,13 +77,20 @@ class Stream:
         self.subscription.queue.wake()
 
     def _told(self) -> None:
-        self._present.append(Item(Event(kind=Event.SUBSCRIBED, subscription=f"subscriptions/{self.subscription.id}")))
+        self._behind([Item(Event(kind=Event.SUBSCRIBED, subscription=f"subscriptions/{self.subscription.id}"))])
+        self.subscription.queue.wake()
+
+    def _behind(self, present: Iterable[_Present]) -> None:
+        """Puts something behind what is there already."""
+        if self._present is None:
+            self._present = deque()
+        self._present.extend(present)
 
     def _show(self, environments: Iterable[Environment] | None, scope: str) -> None:
         """What is there now goes behind what waits already: an older change must not follow a newer state."""
-        self._present.extend(self.subscription.queue.now())
-        self._present.extend((seen, Freshness.SNAPSHOT) for seen in self._hub.present(self.subscription, environments))
-        self._present.append(_End(scope, asyncio.get_running_loop().time() + KINDS_SECONDS))
+        self._behind(self.subscription.queue.now())
+        self._behind((seen, Freshness.SNAPSHOT) for seen in self._hub.present(self.subscription, environments))
+        self._behind([_End(scope, asyncio.get_running_loop().time() + KINDS_SECONDS)])
         self.subscription.queue.wake()
 
     def _replay(self) -> bool:
@@ -93,19 +99,21 @@ class Stream:
             self._resync("")
             return True
         missed, lost = self._hub.view.since(self._vector, self.subscription.wanted)
-        self._present.extend((seen, Freshness.REPLAY) for seen in missed)
+        self._behind((seen, Freshness.REPLAY) for seen in missed)
         for uid in sorted(lost):
             self._resync(self._hub.clusters.get(uid, ""))
         return bool(lost)
 
     def _resync(self, scope: str) -> None:
-        self._present.append(Item(Event(kind=Event.RESYNC, resync=Resync(scope=scope, reason="RESUME_EXPIRED"))))
+        self._behind([Item(Event(kind=Event.RESYNC, resync=Resync(scope=scope, reason="RESUME_EXPIRED")))])
 
     async def granted(self) -> None:
         """Waits for the first rights; raises what keeps them away."""
         try:
             async with asyncio.timeout(FIRST_GRANTS_SECONDS):
-                await self._first.wait()
+                while not self._begun and self._fault is None:
+                    if (filled := self.subscription.queue.filled()) is not None:
+                        await filled
         except TimeoutError as error:
             raise GrantsSilent("rights cannot be confirmed now; try again") from error
         self._check()
@@ -119,29 +127,34 @@ class Stream:
         self._deadline = asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
         while True:
             self._check()
-            items = list(self._some_present()) if self._present else self.subscription.queue.now()
+            before = len(self._present or ())
+            items = list(self._some_present(self._present)) if self._present else self.subscription.queue.now()
             if items:
                 return items
+            if self._present and len(self._present) < before:  # none of them was asked for: on to the next ones
+                await asyncio.sleep(0)
+                continue
             if asyncio.get_running_loop().time() >= self._deadline:
                 return []
-            await self.subscription.queue.filled()
+            if (filled := self.subscription.queue.filled()) is not None:
+                await filled
 
     def tick(self, now: float) -> None:
         """Wakes the stream when its silence has lasted long enough, or when a snapshot waits to be ended."""
         if self._present or now >= self._deadline:
             self.subscription.queue.wake()
 
-    def _some_present(self) -> Iterator[Item]:
-        for _ in range(min(_BATCH, len(self._present))):
-            item = self._present[0]
+    def _some_present(self, present: deque[_Present]) -> Iterator[Item]:
+        for _ in range(min(_BATCH, len(present))):
+            item = present[0]
             if isinstance(item, _End):
                 yield from self.subscription.queue.now()
                 if not self._over(item):
                     return
-                self._present.popleft()
+                present.popleft()
                 yield from self._ends(item)
                 continue
-            self._present.popleft()
+            present.popleft()
             if isinstance(item, Item):
                 if item.place is None or self.subscription.grants.sees(item.place):
                     yield item
@@ -151,6 +164,8 @@ class Stream:
             if made is not None:
                 made.source = source
                 yield made
+        if not present:
+            self._present = None
 
     def _over(self, end: _End) -> bool:
         missing = self._hub.missing(self.subscription)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -53,12 +52,13 @@ class Queue:
     for them. Putting never waits: a frozen subscriber costs nobody else anything.
     """
 
-    __slots__ = ("_filled", "_size", "_waiting", "dropped")
+    __slots__ = ("_filled", "_size", "_waiter", "_waiting", "dropped")
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._waiting: OrderedDict[Hashable, Item] = OrderedDict()
-        self._filled = asyncio.Event()
+        self._waiting: dict[Hashable, Item] = {}
+        self._filled = False
+        self._waiter: asyncio.Future[None] | None = None
         self.dropped = 0
 
     def put(self, key: Hashable, item: Item) -> None:
@@ -70,7 +70,7 @@ class Queue:
             self.resync("", "SLOW_SUBSCRIBER")
             return
         self._waiting[key] = item
-        self._filled.set()
+        self.wake()
 
     def resync(self, scope: str, reason: str) -> None:
         """Tells the subscriber to list a scope (`""`: all) again; what waits for all of it is dropped, save news of its rights."""
@@ -79,9 +79,9 @@ class Queue:
             dropped = len(self._waiting) - len(kept)
             self.dropped += dropped
             DROPPED.labels(reason).inc(dropped)
-            self._waiting = OrderedDict(kept)
+            self._waiting = dict(kept)
         self._waiting["resync", scope, reason] = Item(Event(kind=Event.RESYNC, resync=Resync(scope=scope, reason=reason)))
-        self._filled.set()
+        self.wake()
 
     def revoke(self, grants: Grants) -> None:
         """Takes back what waits from places that may not be seen any more."""
@@ -91,8 +91,10 @@ class Queue:
             del self._waiting[key]
 
     def wake(self) -> None:
-        """Lets `wait` return although nothing waits here."""
-        self._filled.set()
+        """Lets who waits for `filled` go on although nothing may be here."""
+        self._filled = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -101,11 +103,16 @@ class Queue:
         """What waits, all at once, perhaps nothing."""
         items = list(self._waiting.values())
         self._waiting.clear()
-        self._filled.clear()
+        self._filled = False
         return items
 
-    async def filled(self) -> None:
-        """Waits until something is here or `wake` is called; without a timer of its own, since thousands wait here."""
-        if not self._waiting:
-            await self._filled.wait()
-            self._filled.clear()
+    def filled(self) -> asyncio.Future[None] | None:
+        """What to wait for until something is here or `wake` is called; None when that is so already.
+
+        One future for the one who reads, and no timer: thousands wait here.
+        """
+        if self._filled:
+            self._filled = False
+            return None
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter

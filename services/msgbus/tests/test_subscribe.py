@@ -20,6 +20,7 @@ from kubegems.messages.v1 import message_service_pb2
 from kubegems.messages.v1.event_pb2 import Event
 from libs.crypt.box import Box
 from libs.rpc import call as rpc
+from services.msgbus import api
 from services.msgbus import grants as rights
 from services.msgbus.api import Messages
 from services.msgbus.domain import Environment, GrantsSilent, SessionEnded, TooManyStreams
@@ -176,4 +177,16 @@ async def test_one_user_cannot_open_streams_without_end(on: Hub, gateway: Gatewa
     async with aclosing(Open(messages).events) as second:
         with pytest.raises(TooManyStreams, match="1 streams"):
             await anext(second)
+    await stream.close()
+
+
+async def test_a_narrow_snapshot_waits_for_nothing(on: Hub, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many objects are there that were not asked for, they do not hold the one back that was."""
+    monkeypatch.setattr(api, "TICK_SECONDS", 3600.0)  # nothing but the stream itself moves on
+    for i in range(500):
+        on.take("c1", observed(3 + i, "acme-shop-dev", f"web{i}"))
+    gateway.grant(ACME)
+    stream = Open(serve(on, gateway), snapshot=True, selectors=[message_service_pb2.Selector(object="web499")])
+    assert (await stream.next()).change.object == "web499"
+    assert (await stream.next()).kind == Event.SNAPSHOT_END
     await stream.close()

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
@@ -98,7 +99,7 @@ class Desk:
 
     async def _call(self, stream: Stream, opened: tunnel_pb2.StreamHeader) -> None:
         who = self._granted(stream, opened.call.grant, CALL + opened.call.method).principal
-        metadata = {_USER: who.user, _UID: who.uid, _GROUPS: json.dumps(who.groups)}
+        metadata = {_USER: who.user, _UID: who.uid, _GROUPS: _written(who.groups)}
         await calls.serve(
             stream, opened.call, self._pipeline, peer=_PEER, traceparent=opened.traceparent, address=self._address, metadata=metadata
         )
@@ -167,4 +168,14 @@ def principal_of(call: Call) -> Principal:
     user = call.metadata.get(_USER, "")
     if not user or call.transport != TUNNEL:
         raise GrantRefused("the call came under no grant")
-    return Principal(user, call.metadata.get(_UID, ""), tuple(json.loads(call.metadata.get(_GROUPS, "[]"))))
+    return Principal(user, call.metadata.get(_UID, ""), _read_groups(call.metadata.get(_GROUPS, "[]")))
+
+
+@lru_cache(maxsize=1024)  # a caller's calls come in rows, with up to 500 groups each
+def _written(groups: tuple[str, ...]) -> str:
+    return json.dumps(groups)
+
+
+@lru_cache(maxsize=1024)
+def _read_groups(written: str) -> tuple[str, ...]:
+    return tuple(json.loads(written))

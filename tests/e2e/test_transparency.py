@@ -68,7 +68,7 @@ async def test_the_hub_is_transparent(pair: Pair, client: Path) -> None:
             direct, hub = await pair.read(recorded, mine)
             same = (direct.body, hub.body)
         else:
-            direct, hub = await pair.direct.send(recorded, mine), await pair.hub.send(recorded, others)
+            direct, hub = await asyncio.gather(pair.direct.send(recorded, mine), pair.hub.send(recorded, others))
             same = (replay.masked(direct, mine), replay.masked(hub, others))
             if recorded.target.partition("?")[0].endswith(_NAMED_BY_SERVER):
                 same = (b"", b"")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
@@ -29,6 +30,8 @@ from services.gateway.link.road import HEAD_SECONDS
 MOST_PER_USER = 200  # requests of one user at a time
 _LOOK_SECONDS = 0.5
 _GONE_SECONDS = 1.0
+_ANSWER_SECONDS = 1.0  # that looking a caller up may take
+_UNKNOWN_SECONDS = 3.5  # that what runs may run on while nobody can say whether it may
 _REDIRECTS = range(300, 400)
 _log = log.get("services.gateway.link.kubernetes")
 
@@ -85,6 +88,7 @@ class _Open:
     principal: Principal
     exchange: Exchange | None = None
     named: str = ""  # another user as whom the caller acts
+    known: float = field(default_factory=time.monotonic)  # when it was last certain that the caller may
 
 
 class KubernetesEdge:
@@ -128,20 +132,31 @@ class KubernetesEdge:
             await asyncio.sleep(_LOOK_SECONDS / 10)  # a storm of changes is one look
 
     async def recheck(self) -> None:
-        """Asks for every open request whether its caller still may."""
-        asked: dict[tuple[str, str, str], Principal | None] = {}
+        """Asks for every open request whether its caller still may; what cannot be told for some seconds ends too."""
+        asked: dict[tuple[str, str, str], Principal | Fault] = {}
+        away: Fault | None = None
         for open_ in list(self._open):
             key = (open_.caller.session, open_.uid, open_.named)
             if key not in asked:
-                try:
-                    asked[key] = await self._renewed(open_)
-                except Fault as fault:
-                    if fault.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
-                        continue  # not known now; the grant ends by itself
-                    asked[key] = None
-            now = asked[key]
-            if open_.exchange is not None and (now is None or not covers(now, open_.principal)):
+                asked[key] = away or await self._answered(open_)
+            answer = asked[key]
+            if isinstance(answer, Fault) and answer.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+                away = answer
+                if open_.exchange is not None and time.monotonic() - open_.known > _UNKNOWN_SECONDS:
+                    open_.exchange.stop("access cannot be checked")
+                continue
+            open_.known = time.monotonic()
+            if open_.exchange is not None and (isinstance(answer, Fault) or not covers(answer, open_.principal)):
                 open_.exchange.stop("access ended")
+
+    async def _answered(self, open_: _Open) -> Principal | Fault:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await self._renewed(open_)
+        except TimeoutError:
+            return Unavailable("whoever knows does not answer")
+        except Fault as fault:
+            return fault
 
     async def _renewed(self, open_: _Open) -> Principal:
         caller = await self._access.still(open_.caller)

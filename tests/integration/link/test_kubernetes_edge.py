@@ -15,6 +15,7 @@ from libs.kube import Connection
 from tests.integration.link.client import Reply, Wire
 from tests.integration.link.rig import Rig, kubeconfig
 from tests.integration.link.upstream import Came, Upstream, ok, raw, upstream
+from tests.kit.eventually import timescale
 
 PODS = "/api/v1/namespaces/acme-shop-dev/pods"
 OPS = "gems:project:acme/shop:ops"
@@ -486,6 +487,29 @@ async def test_access_that_ends_ends_open_streams_within_a_second(world: World, 
         assert loop.time() - started < 1.5
         await eventually(lambda: not world.rig.journal.intents, within=2)
         assert (world.rig.journal.records[-1].outcome, world.rig.journal.records[-1].reason) == ("DENIED", "ACCESS_ENDED")
+
+
+async def test_what_cannot_be_checked_goes_on_for_some_seconds(world: World, eventually: Any) -> None:
+    """7.2.13: while nobody can tell whether the caller may, a stream ends within 5 s; a moment's outage breaks nothing."""
+    loop, access = asyncio.get_running_loop(), world.rig.access
+    world.up.answer = echo(b"websocket")
+    wire = await world.upgrade()
+    assert (await wire.head()).status == 101
+    assert await wire.reader.readexactly(5) == b"hello"
+    try:
+        access.away = True
+        await asyncio.sleep(1.5)
+        access.away = False
+        await asyncio.sleep(1.0)
+        wire.writer.write(b"still")
+        assert await asyncio.wait_for(wire.reader.readexactly(5), 5) == b"STILL"
+        access.away, started = True, loop.time()
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(wire.reader.read(), 10) == b""
+        assert loop.time() - started < 5 * timescale()
+    finally:
+        access.away = False
+    await eventually(lambda: not world.rig.journal.intents, within=2)
 
 
 async def test_an_audit_log_that_is_away_stops_writes_and_not_reads(world: World) -> None:

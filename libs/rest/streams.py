@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from libs.faults import Fault
 from libs.rest import errors
 from libs.rest.encode import to_json
+from libs.rpc.batches import each
 
 KEEP_ALIVE_SECONDS = 15.0
 FLUSH_SECONDS = 0.01  # at least that long between two writes of a busy stream; a lone event goes out at once
@@ -57,7 +58,7 @@ async def chunks(
     """The bytes of a stream, batch by batch; the first is empty and says that the call is let in.
 
     Args:
-        items: announced messages, or bytes of messages; run to their end in a task of their own and closed there.
+        items: announced messages, bytes of messages, or lists of them; run to their end in a task of their own and closed there.
         response_class: of the messages.
         form: SSE_FORM or NDJSON_FORM.
         encode: what makes the JSON of a message.
@@ -91,8 +92,9 @@ async def _pump(items: AsyncGenerator[Any, None], queue: asyncio.Queue[Any]) -> 
     fault: Fault | None = None
     try:
         async with aclosing(items):
-            async for item in items:
-                await queue.put(item)
+            async for yielded in items:
+                for item in each(yielded):
+                    await queue.put(item)
     except Fault as error:
         fault = error
     await queue.put(_End(fault))

@@ -93,7 +93,8 @@ class Method:
     """One RPC: its descriptor, its rule and who answers it.
 
     `handler` is `async (request, call) -> reply` for a unary method, `(request, call) -> AsyncIterator[reply]` for a
-    server stream. A `forwarded` method is answered by another process, which keeps its record; its replies are encoded bytes.
+    server stream, which may yield a list of replies where it has several at once. A `forwarded` method is answered by
+    another process, which keeps its record; its replies are encoded bytes.
     """
 
     descriptor: MethodDescriptor

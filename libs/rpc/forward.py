@@ -1,6 +1,7 @@
 """Forwarding of whole services that another process owns: the gateway decides, the owner answers and keeps the record.
 
-Requests are parsed once, for rights and validation; replies and stream items pass as the bytes they came in.
+Requests are parsed once, for rights and validation; replies and stream items pass as the bytes they came in, items that came
+together as a list.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from google.protobuf.message import Message
 from libs.clock import Clock
 from libs.crypt.signing import SigningKey
 from libs.faults import Fault
-from libs.rpc import context
+from libs.rpc import batches, context
 from libs.rpc.call import Call, Method
 from libs.rpc.client import SECONDS, Channel
 from libs.rpc.pipeline import UNARY_SECONDS
@@ -78,12 +79,13 @@ class _Forwarder:
     def _stream(self, path: str) -> Any:
         invoke = self._channel.unary_stream(path)
 
-        async def stream(request: Message, call: Call) -> AsyncIterator[bytes]:
-            items = invoke(request.SerializeToString(), timeout=call.timeout or _MOST_SECONDS, metadata=self._metadata(call))
+        async def stream(request: Message, call: Call) -> AsyncIterator[bytes | list[bytes]]:
+            metadata = (*self._metadata(call), batches.TAKEN)
+            items = invoke(request.SerializeToString(), timeout=call.timeout or _MOST_SECONDS, metadata=metadata)
             try:
                 async for item in items:
                     call.recorded = True
-                    yield item
+                    yield batches.unpacked(item)
             except Fault as fault:
                 call.recorded = call.recorded or bool(fault.metadata.pop("answered_by", ""))
                 raise

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from libs import log
 from libs.clock import new_id
 from libs.faults import Fault, Invalid, Unavailable
-from libs.rpc import sizes, status, uploads
+from libs.rpc import batches, sizes, status, uploads
 from libs.rpc.addresses import Proxies
 from libs.rpc.call import Call, Method
 from libs.rpc.pipeline import Pipeline
@@ -137,8 +137,10 @@ class Server:
 
         async def stream(raw: bytes, context: Context, call: Call) -> None:
             async with aclosing(self._pipeline.stream(call, lambda: _parsed(method, raw))) as items:
+                together = batches.asked(call)
                 async for item in items:
-                    await context.write(_sent(_encoded(item), context, squeezed=squeezed))
+                    for message in batches.packed(item) if together else map(_encoded, batches.each(item)):
+                        await context.write(_sent(message, context, squeezed=squeezed))
             context.set_trailing_metadata(tuple(call.response_headers.items()))
 
         return stream

@@ -177,12 +177,12 @@ class Messages:
     """Streams what is put into it."""
 
     def __init__(self) -> None:
-        self.events: asyncio.Queue[event_pb2.Event | BaseException | None] = asyncio.Queue()
+        self.events: asyncio.Queue[event_pb2.Event | list[event_pb2.Event] | BaseException | None] = asyncio.Queue()
         self.calls: list[Call] = []
         self.closed = asyncio.Event()
         completed(MESSAGES, self)
 
-    async def Subscribe(self, request: Any, call: Call) -> AsyncIterator[event_pb2.Event]:
+    async def Subscribe(self, request: Any, call: Call) -> AsyncIterator[event_pb2.Event | list[event_pb2.Event]]:
         self.calls.append(call)
         try:
             while (event := await self.events.get()) is not None:

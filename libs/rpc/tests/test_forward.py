@@ -16,7 +16,7 @@ from kubegems.tenancy.v1 import tenant_service_pb2 as pb
 from libs.clock import SystemClock
 from libs.crypt.signing import SigningKey
 from libs.faults import Code, NotFound
-from libs.rpc import Call, Caller, Channel, Kind, Pipeline, Scopes, Tls, methods
+from libs.rpc import Call, Caller, Channel, Kind, Pipeline, Scopes, Tls, batches, methods
 from libs.rpc import context as contexts
 from libs.rpc.authorisation import granted
 from libs.rpc.forward import forward
@@ -118,6 +118,40 @@ async def test_a_stream_is_forwarded_live_and_closed(gateway: Any, inner: Inner)
         assert (await asyncio.wait_for(anext(events), 2)).scope == scope
     await events.aclose()
     await asyncio.wait_for(inner.messages.closed.wait(), 1)
+
+
+async def test_what_is_yielded_together_travels_together_and_reaches_callers_one_by_one(
+    target: str, gateway: Any, inner: Inner, certificates: Callable[..., Tls]
+) -> None:
+    """The hub's own hop carries a list as one message; a public caller gets single events, also one who claims to take batches."""
+    together: Any = [event_pb2.Event(scope=scope) for scope in ("one", "two", "three")]
+    client, _ = gateway
+    stub = client.stub(message_service_pb2_grpc.MessageServiceStub)
+    metadata = (("authorization", "Bearer admin"), batches.TAKEN)
+    events: Any = stub.Subscribe(message_service_pb2.SubscribeRequest(), metadata=metadata)
+    inner.messages.events.put_nowait(together)
+    assert [(await asyncio.wait_for(anext(events), 2)).scope for _ in together] == ["one", "two", "three"]
+    await events.aclose()
+    await asyncio.wait_for(inner.messages.closed.wait(), 1)
+    to_inner = Channel(target, "msgbus", certificates("gateway"))
+    call = inner.messages.calls[0]
+    token = contexts.sign(KEY, Call(call.method, caller=call.caller), "msgbus", now=SystemClock().now())
+    raw: Any = to_inner.unary_stream(call.method.path)(b"", metadata=((contexts.HEADER, token), batches.TAKEN))
+    inner.messages.events.put_nowait(together)
+    inner.messages.events.put_nowait(event_pb2.Event(scope="alone"))
+    found = [batches.unpacked(await asyncio.wait_for(anext(raw), 2)) for _ in range(2)]
+    assert found == [[event.SerializeToString() for event in together], event_pb2.Event(scope="alone").SerializeToString()]
+    await raw.aclose()
+    await to_inner.close()
+
+
+def test_a_batch_is_of_bounded_size() -> None:
+    """What is more goes into further messages; nothing is lost and the order stays."""
+    items = [bytes([65 + n]) * 100_000 for n in range(6)]
+    messages = list(batches.packed(items))
+    assert len(messages) == 3
+    assert [item for message in messages for item in batches.each(batches.unpacked(message))] == items
+    assert list(batches.packed([])) == []
 
 
 async def test_an_owner_that_is_away_is_the_gateways_to_record(certificates: Callable[..., Tls]) -> None:

@@ -25,6 +25,7 @@ from libs.faults import Fault, Invalid, Unauthenticated
 from libs.rest import errors
 from libs.rest.decode import decode
 from libs.rest.encode import to_json
+from libs.rpc.batches import each
 from libs.rpc.call import Call, Caller, Method
 from libs.rpc.pipeline import Pipeline
 from libs.rpc.protocols import Limiter
@@ -129,11 +130,12 @@ class MessagesSocket:
     async def _send(self, socket: web.WebSocketResponse, call: Call, asked: Message, name: asyncio.Future[str]) -> None:
         items: AsyncGenerator[Any, None] = self._pipeline.stream(call, asked)
         async with aclosing(items):
-            async for item in items:
-                event = event_pb2.Event.FromString(item) if isinstance(item, bytes) else item
-                if event.subscription and not name.done():
-                    name.set_result(event.subscription)
-                await socket.send_str(to_json(event).decode())
+            async for yielded in items:
+                for item in each(yielded):
+                    event = event_pb2.Event.FromString(item) if isinstance(item, bytes) else item
+                    if event.subscription and not name.done():
+                        name.set_result(event.subscription)
+                    await socket.send_str(to_json(event).decode())
 
     async def _updates(self, socket: web.WebSocketResponse, request: web.Request, name: asyncio.Future[str]) -> None:
         """Takes other selectors, one after the other, until the client goes."""

@@ -34,6 +34,7 @@ from libs.faults import Fault
 from libs.kube import Change, Resource, Store
 from libs.kube.resources import CONFIG_MAPS, PODS
 from libs.kube.store import LISTED
+from libs.rpc.batches import each
 from libs.rpc.call import Call, Caller, Kind, Method, Scopes
 from libs.rpc.forward import forward
 from services.agent.app import _on_interest
@@ -389,7 +390,8 @@ class Rig:
         method = (self.methods if at is None else self.direct[at])["Subscribe"]
         async with aclosing(method.handler(asked, self.call(method, user))) as items:  # type: ignore[type-var]
             async for item in items:  # type: ignore[union-attr]
-                yield event_pb2.Event.FromString(item)
+                for raw in each(item):
+                    yield event_pb2.Event.FromString(raw)
 
     async def ask(self, rpc_name: str, request: Any, user: str = "dev") -> Any:
         """A unary call through the channel."""

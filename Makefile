@@ -110,8 +110,9 @@ test: check programs ## Everything CI runs: the checks, then unit, contract, int
 bench: setup ## Measure what we promise; one JSON line per figure.
 	@python -m tests.bench
 
-chaos: setup ## Kill everything at random under 10,000 jobs and 100,000 changes; CI runs a seeded part.
+chaos: setup ## Kill everything at random under 10,000 jobs, 100 broken links and 100,000 changes; CI runs a seeded part.
 	@python -m tests.chaos.jobs
+	@python -m tests.chaos.link
 	@KUBEGEMS_CHAOS_CHANGES=$${KUBEGEMS_CHAOS_CHANGES:-100000} python -m pytest -q -s tests/chaos/push
 
 fmt: setup ## Format Python and protos.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -42,6 +43,12 @@ class Road(Protocol):
     async def renew(self, request: wire.RenewRequest, trusted: str) -> wire.RenewResponse:
         """Trades a certificate for a new one."""
         ...
+
+
+class Away(Unavailable):
+    """Nobody answers there."""
+
+    reason = "HUB_AWAY"
 
 
 class Listener:
@@ -85,19 +92,19 @@ class EdgeRoad:
     """The HTTPS edge, by HTTPS_PROXY where there is one.
 
     Args:
-        url: `https://host:port` of the edge.
+        urls: `https://host:port` of the edge; several with commas between, of which the first that answers is used.
         pin: SHA-256 (hex) of the hub's CA.
         authority: CA (PEM file) of the edge's certificate, where an ingress ends TLS; None: the hub's own.
     """
 
-    def __init__(self, url: str, pin: str, authority: Path | None) -> None:
-        self._url, self._pin, self._authority = url.rstrip("/"), pin, authority
+    def __init__(self, urls: str, pin: str, authority: Path | None) -> None:
+        self._urls, self._pin, self._authority = [url.strip().rstrip("/") for url in urls.split(",")], pin, authority
 
     async def pinned(self) -> str:
         """The hub's CA, believed for its hash alone: whoever answers is not trusted yet, unless by an authority of our own."""
         tls = _unverified() if self._authority is None else ssl.create_default_context(cafile=str(self._authority))
         shown = await self._asked("GET", "ca", tls)
-        return _with_hash(shown.decode(errors="replace"), self._pin, self._url)
+        return _with_hash(shown.decode(errors="replace"), self._pin, ", ".join(self._urls))
 
     async def enrol(self, request: wire.EnrolRequest, trusted: str) -> wire.EnrolResponse:
         """Trades a token for a certificate."""
@@ -114,37 +121,46 @@ class EdgeRoad:
         try:
             return reply.FromString(body)
         except DecodeError as error:
-            raise Unavailable(f"the hub's answer at {self._url} cannot be read") from error
+            raise Unavailable("the hub's answer cannot be read") from error
 
     async def _asked(self, method: str, path: str, tls: ssl.SSLContext, body: bytes = b"", name: str | None = None) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=_SECONDS)
-        headers = {"Content-Type": _PROTOBUF} if body else {}
-        try:
-            async with (
-                aiohttp.ClientSession(trust_env=True, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
-                session.request(
-                    method, f"{self._url}/enrolment/{path}", data=body or None, headers=headers, ssl=tls, server_hostname=name,
-                    allow_redirects=False,
-                ) as answer,
-            ):  # fmt: skip
-                return await self._content(answer)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unavailable(f"the hub does not answer at {self._url}: {error!r}") from error
+        *others, last = self._urls
+        for url in others:
+            with contextlib.suppress(Away):
+                return await _asked(url, method, path, tls, body, name)
+        return await _asked(last, method, path, tls, body, name)
 
-    async def _content(self, answer: aiohttp.ClientResponse) -> bytes:
-        found = bytearray()
-        async for piece in answer.content.iter_any():
-            found += piece
-            if len(found) > _MOST:
-                raise Unavailable(f"the hub at {self._url} answers with more than it should")
-        if answer.status == _OK:
-            return bytes(found)
-        if answer.content_type != _PROTOBUF:
-            raise Unavailable(f"the hub has no enrolment at {self._url}: HTTP {answer.status}")
-        try:
-            raise status.from_status(status_pb2.Status.FromString(bytes(found)))
-        except DecodeError as error:
-            raise Unavailable(f"the hub's answer at {self._url} cannot be read") from error
+
+async def _asked(url: str, method: str, path: str, tls: ssl.SSLContext, body: bytes, name: str | None) -> bytes:
+    timeout = aiohttp.ClientTimeout(total=_SECONDS)
+    headers = {"Content-Type": _PROTOBUF} if body else {}
+    try:
+        async with (
+            aiohttp.ClientSession(trust_env=True, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.request(
+                method, f"{url}/enrolment/{path}", data=body or None, headers=headers, ssl=tls, server_hostname=name,
+                allow_redirects=False,
+            ) as answer,
+        ):  # fmt: skip
+            return await _content(answer, url)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise Away(f"the hub does not answer at {url}: {error!r}") from error
+
+
+async def _content(answer: aiohttp.ClientResponse, url: str) -> bytes:
+    found = bytearray()
+    async for piece in answer.content.iter_any():
+        found += piece
+        if len(found) > _MOST:
+            raise Unavailable(f"the hub at {url} answers with more than it should")
+    if answer.status == _OK:
+        return bytes(found)
+    if answer.content_type != _PROTOBUF:
+        raise Unavailable(f"the hub has no enrolment at {url}: HTTP {answer.status}")
+    try:
+        raise status.from_status(status_pb2.Status.FromString(bytes(found)))
+    except DecodeError as error:
+        raise Unavailable(f"the hub's answer at {url} cannot be read") from error
 
 
 def _with_hash(shown: str, pin: str, where: str) -> str:

@@ -24,6 +24,7 @@ _CODES = {
     400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "ABORTED",
     413: "RESOURCE_EXHAUSTED", 422: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
 }  # fmt: skip
+_OFFLINE = "CLUSTER_OFFLINE"
 _FIRST_ERROR, _FIRST_SERVER_ERROR = 400, 500
 
 
@@ -46,7 +47,8 @@ def answer(fault: Fault, request_id: str = "") -> web.Response:
     if fault.retry_after is not None:
         seconds = max(1, int(fault.retry_after.total_seconds()))
         details["retryAfterSeconds"] = seconds
-        headers["Retry-After"] = str(seconds)
+        if fault.reason != _OFFLINE:  # kubectl would try ten times in silence before it tells
+            headers["Retry-After"] = str(seconds)
     if fault.code is Code.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
     return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", headers=headers)

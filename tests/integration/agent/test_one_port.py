@@ -172,7 +172,9 @@ def _server(file: Path) -> str:
 def _enrolment(hub: Hub, folder: Path, pin: str = "", authority: Path | None = None) -> Enrolment:
     good = pin or ca_hash(hub)
     files = IdentityFiles(folder)
-    return Enrolment("", good, files, version="test", road=EdgeRoad(hub.gateway.config.public_url, good, authority))
+    return Enrolment(
+        "", good, files, version="test", road=EdgeRoad(f"https://127.0.0.1:1,{hub.gateway.config.public_url}", good, authority)
+    )
 
 
 def ca_hash(hub: Hub) -> str:

@@ -91,14 +91,14 @@ async def test_an_unknown_cluster_and_a_hidden_one_look_alike(world: World) -> N
     assert hidden.json["message"].replace("local", "nowhere") == missing.json["message"]
 
 
-async def test_an_offline_cluster_is_503_with_retry_after(world: World) -> None:
-    """The client learns which cluster is offline and when to come back."""
+async def test_an_offline_cluster_is_503_at_once(world: World) -> None:
+    """The client learns which cluster is offline and when to come back; kubectl is not asked to try again by itself."""
     world.rig.access.clusters["away"] = "no-such-uid"
     wire = await world.wire()
     reply = await wire.ask("GET", f"/k8s/clusters/away{PODS}", f"Authorization: Bearer {world.token}")
     assert (reply.status, reply.json["reason"]) == (503, "ServiceUnavailable")
     assert reply.json["message"].startswith("cluster away is offline")
-    assert (reply.headers["retry-after"], reply.json["details"]["retryAfterSeconds"]) == ("5", 5)
+    assert ("retry-after" in reply.headers, reply.json["details"]["retryAfterSeconds"]) == (False, 5)
 
 
 # -- what travels

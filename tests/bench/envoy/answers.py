@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.api.httpbody_pb2 import HttpBody
@@ -36,11 +36,13 @@ def _environment(index: int) -> environment_pb2.Environment:
         hard={"limits.cpu": "4", "limits.memory": "8Gi", "requests.storage": "100Gi"}, etag='"7"',
     )  # fmt: skip
     made.limit_range.default.update({"cpu": "500m", "memory": "512Mi"})
+    made_at = _NOW - timedelta(minutes=37 * index)
     for kind in ("NamespaceReady", "QuotaReady", "RightsReady"):
         condition = made.conditions.add(type=kind, status="True", reason="Applied", message="as asked for")
-        condition.transition_time.FromDatetime(_NOW)
-    for time in (made.create_time, made.update_time, made.report_time):
-        time.FromDatetime(_NOW)
+        condition.transition_time.FromDatetime(made_at + timedelta(seconds=3))
+    made.create_time.FromDatetime(made_at)
+    made.update_time.FromDatetime(made_at + timedelta(hours=5))
+    made.report_time.FromDatetime(_NOW)
     return made
 
 

@@ -127,11 +127,11 @@ class EdgeRoad:
         *others, last = self._urls
         for url in others:
             with contextlib.suppress(Away):
-                return await _asked(url, method, path, tls, body, name)
-        return await _asked(last, method, path, tls, body, name)
+                return await _asked(url, method, path, tls, body=body, name=name)
+        return await _asked(last, method, path, tls, body=body, name=name)
 
 
-async def _asked(url: str, method: str, path: str, tls: ssl.SSLContext, body: bytes, name: str | None) -> bytes:
+async def _asked(url: str, method: str, path: str, tls: ssl.SSLContext, *, body: bytes, name: str | None) -> bytes:
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
     headers = {"Content-Type": _PROTOBUF} if body else {}
     try:

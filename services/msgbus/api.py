@@ -60,8 +60,8 @@ class Messages:
             raise TooManyStreams(f"{user} has {self._streams_per_user} streams open here; close one first")
         asked = selection(request)
         subscription = Subscription(user, asked, Queue(self._queue_size), f"{self.replica}-{next(self._numbers)}")
-        vector = resume.open_token(self._box, request.resume_token, user, resume.selectors_hash(asked)) if request.resume_token else None
-        stream = Stream(self._hub, subscription, snapshot=request.snapshot, vector=vector, resumed=bool(request.resume_token))
+        past = resume.open_token(self._box, request.resume_token, user, resume.selectors_hash(asked)) if request.resume_token else None
+        stream = Stream(self._hub, subscription, snapshot=request.snapshot, past=past, resumed=bool(request.resume_token))
         self._hub.open(subscription)
         self._streams[subscription.id] = stream
         self._tick()
@@ -72,10 +72,15 @@ class Messages:
                     pairs = self._events(stream, await stream.batch())
                     if self._bodies is not None:
                         await self._bodies.add(user, pairs)
+                    cut = False
                     for item, event in pairs:  # each looked at once more: rights may change while a batch is on its way
-                        if item.place is None or subscription.grants.sees(item.place):
-                            _stamp(event)
-                            yield event
+                        if item.place is not None and not subscription.grants.sees(item.place):
+                            cut = True
+                            continue
+                        if cut:  # it would say that all before it was sent
+                            event.ClearField("resume_token")
+                        _stamp(event)
+                        yield event
         finally:
             del self._streams[subscription.id]
             self._hub.remove(subscription)
@@ -113,7 +118,8 @@ class Messages:
         vector = packed.get(subscription.reach)
         if vector is None:
             vector = packed[subscription.reach] = resume.packed(self._hub.view.vector(subscription.wanted))
-        return resume.seal_packed(self._box, subscription.user, resume.selectors_hash(subscription.selection), vector)
+        asked, marks = subscription.selection, resume.marks(subscription.selection.seen(subscription.grants))
+        return resume.seal(self._box, subscription.user, resume.selectors_hash(asked), marks, vector)
 
     def _event(self, item: Item) -> Event:
         event = Event()

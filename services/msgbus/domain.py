@@ -81,6 +81,11 @@ class Grants:
         """Whether objects at a place may be seen."""
         return self.everything or place in self.environments
 
+    @property
+    def jobs(self) -> tuple[bool, frozenset[str]]:
+        """Whose equality means that the same jobs may be seen."""
+        return self.everything, self.job_scopes
+
     def sees_job(self, target: str) -> bool:
         """Whether a job on a target may be seen."""
         return self.everything or any(target == scope or target.startswith(scope + "/") for scope in self.job_scopes)
@@ -171,17 +176,35 @@ class Selection:
         return _kinds(self.selectors)
 
     def lost(self, before: Grants, after: Grants) -> list[str]:
-        """Names of the environments that were seen before and are not any more; `""` for what lies outside of environments."""
-        if after.everything:
-            return []
-        gone = sorted(e.name for place, e in before.environments.items() if place not in after.environments and self.wants(e))
-        return ["", *gone] if before.everything and self.beyond_scopes else gone
+        """Names of the environments that were seen before and are not any more; `""` for what lies outside of environments.
+
+        An environment that ended is lost to one who sees everything too, where it was asked for by its scope: what is
+        left of it lies in no scope any more, so that nobody could tell of its end.
+        """
+        gone = sorted(
+            e.name for place, e in before.environments.items() if after.environments.get(place) != e and self._tells(e, after.everything)
+        )
+        return ["", *gone] if self.loses_rest(before, after) else gone
+
+    def loses_rest(self, before: Grants, after: Grants) -> bool:
+        """Whether what lies outside of environments was seen before and is not any more."""
+        return before.everything and not after.everything and self.beyond_scopes
 
     def gained(self, before: Grants, after: Grants) -> list[Environment]:
-        """Environments that are seen now and were not before."""
-        if before.everything:
-            return []
-        return [e for place, e in after.environments.items() if place not in before.environments and self.wants(e)]
+        """Environments that are seen now and were not before, be it only by their names."""
+        everything = before.everything and after.everything
+        return [e for place, e in after.environments.items() if before.environments.get(place) != e and self._tells(e, everything)]
+
+    def _tells(self, environment: Environment, everything: bool) -> bool:  # noqa: FBT001 -- private
+        """Whether an environment is asked for, and by its scope if all else is seen anyhow."""
+        return any(s.wants(environment) for s in self.selectors if s.scopes or not everything)
+
+    def seen(self, grants: Grants) -> dict[str, Place]:
+        """What rights show of what is asked for: environments by name, and `""` for all that lies outside of them."""
+        if grants.everything and not any(s.scopes for s in self.selectors):
+            return {"": ("", "")}
+        found = {e.name: place for place, e in grants.environments.items() if self._tells(e, grants.everything)}
+        return found | {"": ("", "")} if grants.everything and self.beyond_scopes else found
 
 
 def shared(value: T) -> T:

@@ -116,6 +116,13 @@ class Hub:
         subscription.queue.revoke(grants)
         for name in selection.lost(before, grants):
             subscription.queue.put(("revoked", name), Item(Event(kind=Event.SCOPE_REVOKED, scope=name)))
+        if subscription in self._all:
+            if selection.loses_rest(before, grants):  # what ended as an environment meanwhile is known by a name that nobody can revoke
+                subscription.queue.resync("", "RIGHTS_CHANGED")
+            if selection.jobs and before.jobs != grants.jobs:
+                subscription.queue.retell(Event.JOB, "jobs")
+            if selection.notices and before.audiences != grants.audiences:
+                subscription.queue.retell(Event.NOTICE, "inbox")
         if grants.changed and subscription in self._all:
             _REVOKED.observe(max(0.0, time.time() - grants.changed))
         return selection.gained(before, grants)
@@ -174,7 +181,7 @@ class Hub:
         gone = {(resource, group) for group, resource in marked.gone}
         if gone:
             for subscription in self._concerned(cluster_uid):
-                if gone & subscription.selection.named:
+                if gone & subscription.selection.kinds:
                     subscription.queue.resync(self.clusters.get(cluster_uid, ""), "NOT_OBSERVED")
         for subscription in self._curious:
             subscription.queue.wake()  # a snapshot may wait for a kind

@@ -38,10 +38,10 @@ _Present = tuple[Seen, int] | _End | Item
 class Stream:
     """What waits for one subscriber. Its methods never wait, save `granted` and `batch`."""
 
-    def __init__(self, hub: Hub, subscription: Subscription, *, snapshot: bool, vector: resume.Vector | None, resumed: bool) -> None:
+    def __init__(self, hub: Hub, subscription: Subscription, *, snapshot: bool, past: resume.Past | None, resumed: bool) -> None:
         self.subscription = subscription
         self._hub = hub
-        self._snapshot, self._vector, self._resumed = snapshot, vector, resumed
+        self._snapshot, self._past, self._resumed = snapshot, past, resumed
         self._present: deque[_Present] | None = None  # most streams have nothing here most of the time
         self._begun = False
         self._fault: Fault | None = None
@@ -50,10 +50,13 @@ class Stream:
 
     def changed(self, grants: Grants) -> None:
         """New rights, the first ones too."""
+        before = self.subscription.grants
         gained = self._hub.regrant(self.subscription, grants)
         if self._begun:
-            for environment in gained:
-                self._show([environment], environment.name)
+            if self.subscription.selection.loses_rest(grants, before):  # the other way round: it is gained
+                self._show(None, "")
+            else:
+                self._gained(gained)
             return
         self._hub.add(self.subscription)
         self._begun = True
@@ -80,32 +83,50 @@ class Stream:
         self._behind([Item(Event(kind=Event.SUBSCRIBED, subscription=f"subscriptions/{self.subscription.id}"))])
         self.subscription.queue.wake()
 
-    def _behind(self, present: Iterable[_Present]) -> None:
-        """Puts something behind what is there already."""
+    def _behind(self, present: Iterable[_Present], end: Iterable[_End] = ()) -> None:
+        """Puts something behind what is there already, save ends of snapshots: what waits in the queue is told before those."""
         if self._present is None:
             self._present = deque()
+        ends: list[_Present] = []
+        while self._present and isinstance(self._present[-1], _End):
+            ends.append(self._present.pop())
         self._present.extend(present)
+        self._present.extend((*reversed(ends), *end))
 
     def _show(self, environments: Iterable[Environment] | None, scope: str) -> None:
         """What is there now goes behind what waits already: an older change must not follow a newer state."""
         self._behind(self.subscription.queue.now())
-        self._behind((seen, Freshness.SNAPSHOT) for seen in self._hub.present(self.subscription, environments))
-        self._behind([_End(scope, asyncio.get_running_loop().time() + KINDS_SECONDS)])
+        end = _End(scope, asyncio.get_running_loop().time() + KINDS_SECONDS)
+        self._behind(((seen, Freshness.SNAPSHOT) for seen in self._hub.present(self.subscription, environments)), [end])
         self.subscription.queue.wake()
 
+    def _gained(self, environments: Iterable[Environment]) -> None:
+        for environment in environments:
+            self._show([environment], environment.name)
+
     def _replay(self) -> bool:
-        """What was missed since the vector, or RESYNC where that cannot be known; whether there was any such."""
-        if self._vector is None:
+        """What was missed since the token, rights among it, or RESYNC where that cannot be known; whether there was any such."""
+        past, self._past = self._past, None
+        if past is None:
             self._resync("")
             return True
-        missed, lost = self._hub.view.since(self._vector, self.subscription.wanted)
+        seen = self.subscription.selection.seen(self.subscription.grants)
+        marks = resume.marks(seen)
+        if past.marks not in (marks, resume.digest(marks)) and (isinstance(past.marks, str) or ("" in marks) != ("" in past.marks)):
+            self._resync("", "RIGHTS_CHANGED")
+            return True
+        then = marks if isinstance(past.marks, str) else past.marks
+        self._behind(Item(Event(kind=Event.SCOPE_REVOKED, scope=name)) for name, mark in then.items() if marks.get(name) != mark)
+        missed, lost = self._hub.view.since(past.vector, self.subscription.wanted)
         self._behind((seen, Freshness.REPLAY) for seen in missed)
         for uid in sorted(lost):
             self._resync(self._hub.clusters.get(uid, ""))
+        environments = self.subscription.grants.environments
+        self._gained(environments[place] for name, place in seen.items() if name and then.get(name) != marks[name])
         return bool(lost)
 
-    def _resync(self, scope: str) -> None:
-        self._behind([Item(Event(kind=Event.RESYNC, resync=Resync(scope=scope, reason="RESUME_EXPIRED")))])
+    def _resync(self, scope: str, reason: str = "RESUME_EXPIRED") -> None:
+        self._behind([Item(Event(kind=Event.RESYNC, resync=Resync(scope=scope, reason=reason)))])
 
     async def granted(self) -> None:
         """Waits for the first rights; raises what keeps them away."""

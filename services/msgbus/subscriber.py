@@ -90,6 +90,14 @@ class Queue:
         for key in gone:
             del self._waiting[key]
 
+    def retell(self, kind: Event.Kind.ValueType, scope: str) -> None:
+        """Other jobs or messages may be seen now: takes back those that wait, and asks to list them again."""
+        gone = [key for key, item in self._waiting.items() if item.event.kind == kind]
+        DROPPED.labels("REVOKED").inc(len(gone))
+        for key in gone:
+            del self._waiting[key]
+        self.resync(scope, "RIGHTS_CHANGED")
+
     def wake(self) -> None:
         """Lets who waits for `filled` go on although nothing may be here."""
         self._filled = True

@@ -88,7 +88,7 @@ class View:
         self._objects: dict[str, dict[str, dict[Key, ObservedChange]]] = {}  # cluster uid → namespace → objects
         self._counts: dict[str, int] = {}
         self._kinds: dict[str, dict[KindKey, KindState]] = {}
-        self._order: deque[KindState] = deque()
+        self._order: deque[tuple[KindState, Seen]] = deque()
         self._most_objects, self._most_recent = most_objects, recent
         self._heard: dict[str, float] = {}
         self._marked: set[str] = set()
@@ -110,6 +110,7 @@ class View:
             return taken
         if change.epoch != state.epoch or change.counter != state.counter + 1:
             state.listing, state.floor = None, change.counter
+            state.recent.clear()
             if change.verb != ObservedChange.LISTING and not state.stale:
                 state.stale = taken.gap = True
         state.epoch, state.counter = change.epoch, change.counter
@@ -121,11 +122,12 @@ class View:
 
     def _remember(self, state: KindState, seen: Seen) -> None:
         state.recent.append(seen)
-        self._order.append(state)
+        self._order.append((state, seen))
         if len(self._order) > self._most_recent:
-            oldest = self._order.popleft()
-            if oldest.recent:
-                oldest.floor = max(oldest.floor, oldest.recent.popleft().change.counter)
+            oldest, first = self._order.popleft()
+            if oldest.recent and oldest.recent[0] is first:
+                oldest.recent.popleft()
+                oldest.floor = max(oldest.floor, first.change.counter)
 
     def _apply(self, uid: str, state: KindState, change: ObservedChange, taken: Taken) -> list[Seen]:
         if change.verb == ObservedChange.LISTING:
@@ -193,6 +195,7 @@ class View:
                 marked.gap = marked.gap or not state.stale
                 state.stale, state.listing = True, None
                 state.epoch, state.counter, state.floor = mark.epoch, m.counter, m.counter
+                state.recent.clear()
         for key in set(kinds) - named:
             self._forget_kind(cluster_uid, key)
             marked.gone.append(key)
@@ -264,7 +267,7 @@ class View:
     def since(self, vector: Vector, wanted: Callable[[str, KindKey], bool] = lambda _uid, _kind: True) -> tuple[list[Seen], set[str]]:
         """The changes after a vector, and the uids of the clusters whose past does not reach back so far."""
         missed: list[Seen] = []
-        lost = {uid for uid in (name.split("/", 1)[0] for name in vector) if uid not in self._kinds}
+        lost = {uid for uid, group, resource in (name.split("/") for name in vector) if self._unknown(uid, (group, resource), wanted)}
         for uid, kinds in self._kinds.items():
             for (group, resource), state in kinds.items():
                 if not state.epoch or not wanted(uid, (group, resource)):
@@ -276,6 +279,10 @@ class View:
                     start = bisect_right(state.recent, int(counter), key=lambda seen: seen.change.counter)
                     missed += [state.recent[i] for i in range(start, len(state.recent))]
         return [seen for seen in missed if seen.cluster_uid not in lost], lost
+
+    def _unknown(self, uid: str, kind: KindKey, wanted: Callable[[str, KindKey], bool]) -> bool:
+        """Whether a kind of a cluster was known once and is not now."""
+        return uid not in self._kinds or (kind not in self._kinds[uid] and wanted(uid, kind))
 
 
 def _deleted(change: ObservedChange, end: ObservedChange) -> ObservedChange:

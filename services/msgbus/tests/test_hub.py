@@ -152,10 +152,22 @@ def test_resume_tokens_are_useless_to_others_and_for_other_questions() -> None:
     """A token opens only for the same user and selectors, and not when it was changed."""
     box = Box(b"k" * 32)
     asked = resume.selectors_hash(Selection((Selector(("tenants/acme",)),)))
-    token = resume.seal(box, "dev", asked, {"c1//pods": ["e", 4]})
-    assert resume.open_token(box, token, "dev", asked) == {"c1//pods": ["e", 4]}
+    vector: resume.Vector = {"c1//pods": ["e", 4]}
+    token = resume.seal(box, "dev", asked, {"": "x"}, resume.packed(vector))
+    assert resume.open_token(box, token, "dev", asked) == resume.Past({"": "x"}, vector)
     assert resume.open_token(box, token, "eve", asked) is None
     assert resume.open_token(box, token, "dev", resume.selectors_hash(Selection())) is None
     assert resume.open_token(box, token[:-4] + "AAAA", "dev", asked) is None
     assert resume.open_token(box, "%%%", "dev", asked) is None
-    assert resume.seal(box, "dev", asked, {f"{random.Random(i).randbytes(18).hex()}/g/r": ["e", i] for i in range(300)}) == ""
+
+
+def test_resume_tokens_hold_4_kb_at_most() -> None:
+    """Too many environments become a digest; a vector that is too large no token at all."""
+    box = Box(b"k" * 32)
+    many = resume.marks({f"tenants/{random.Random(i).randbytes(9).hex()}": ("c1", str(i)) for i in range(500)})
+    token = resume.seal(box, "dev", "h", many, resume.packed({"c1//pods": ["e", 4]}))
+    assert 0 < len(token) <= resume.LONGEST
+    assert resume.open_token(box, token, "dev", "h") == resume.Past(resume.digest(many), {"c1//pods": ["e", 4]})
+    large: resume.Vector = {f"{random.Random(i).randbytes(18).hex()}/g/r": ["e", i] for i in range(300)}
+    assert resume.seal(box, "dev", "h", {}, resume.packed(large)) == ""
+    assert resume.open_token(box, "A" * (resume.LONGEST + 1), "dev", "h") is None

@@ -43,7 +43,9 @@ class Event(_message.Message):
         HEARTBEAT: Event._Kind.ValueType  # 3
         """Nothing happened; the stream lives."""
         SCOPE_REVOKED: Event._Kind.ValueType  # 4
-        """The right to a scope was lost; see `scope`. The stream goes on with the others."""
+        """A scope ended or the right to it was lost; see `scope`. What was sent of its `environment` is to be dropped, and for the
+        empty scope what was sent of none. The stream goes on with the others.
+        """
         SNAPSHOT_END: Event._Kind.ValueType  # 5
         """The snapshot asked for is complete; see `scope`."""
         JOB: Event._Kind.ValueType  # 6
@@ -65,7 +67,9 @@ class Event(_message.Message):
     HEARTBEAT: Event.Kind.ValueType  # 3
     """Nothing happened; the stream lives."""
     SCOPE_REVOKED: Event.Kind.ValueType  # 4
-    """The right to a scope was lost; see `scope`. The stream goes on with the others."""
+    """A scope ended or the right to it was lost; see `scope`. What was sent of its `environment` is to be dropped, and for the
+    empty scope what was sent of none. The stream goes on with the others.
+    """
     SNAPSHOT_END: Event.Kind.ValueType  # 5
     """The snapshot asked for is complete; see `scope`."""
     JOB: Event.Kind.ValueType  # 6
@@ -364,9 +368,11 @@ class Resync(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """Scope to list again; empty for all of the subscription."""
+    """Scope to list again, in place of what was known of it; empty for all of the subscription, `jobs` and `inbox` for those."""
     reason: _builtins.str
-    """Why: `SLOW_SUBSCRIBER`, `GAP`, `RESUME_EXPIRED`, `SOURCE_RESTARTED`, `CLUSTER_OFFLINE`, `NOT_OBSERVED`, `TOO_MANY_OBJECTS`."""
+    """Why: `SLOW_SUBSCRIBER`, `GAP`, `RESUME_EXPIRED`, `SOURCE_RESTARTED`, `CLUSTER_OFFLINE`, `NOT_OBSERVED`, `TOO_MANY_OBJECTS`,
+    `RIGHTS_CHANGED`.
+    """
     def __init__(
         self,
         *,

@@ -33,6 +33,9 @@ from services.gateway.link.links import Links
 from services.gateway.link.socket import TunnelSocket
 from services.gateway.wiring import Base
 
+_EDGE_SECONDS = 4.0  # for requests under way when the gateway stops; less than the HTTP server's own 5 s
+_LINK_SECONDS = 3.0  # for what other gateways forwarded here, after all that
+
 
 async def start(config: Config, life: Life) -> None:
     """Starts the gateway; returns when every listener serves."""
@@ -117,7 +120,13 @@ async def _listen(base: Base, identity: Identity, methods: list[Method], links: 
     public = await _serve(Server(pipeline, rpc.public(methods), proxies=proxies), config.grpc_address, tls)
     await links.serve(*_split(config.tunnel_address), tunnel)
     await http.start(*_split(config.rest_address), https)
-    life.on_drain += [probes.drain, lambda: _drain(http.drain(), public.drain(5.0), enrolment.drain(5.0)), lambda: internal.drain(2.0)]
+    life.on_drain += [
+        probes.drain,
+        links.go_away,
+        lambda: _drain(http.drain(), edge.drain(_EDGE_SECONDS), public.drain(5.0), enrolment.drain(5.0)),
+        lambda: internal.drain(2.0),
+        lambda: links.drain(_LINK_SECONDS),
+    ]
 
 
 async def _drain(*steps: Coroutine[Any, Any, None]) -> None:

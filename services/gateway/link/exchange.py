@@ -37,12 +37,14 @@ class Exchange:
         status: HTTP status; 0 until the head has come.
         headers: end-to-end headers of the answer.
         ended: why it was broken off by the hub; empty while it was not.
+        stopped: whether it was broken off because a gateway on its way is being restarted.
     """
 
     def __init__(self, stream: Stream, *, upgrade: bool) -> None:
         self.status = 0
         self.headers: tuple[Header, ...] = ()
         self.ended = ""
+        self.stopped = False
         self._stream = stream
         self._upgrade = upgrade
         self._body_fault: Fault | None = None
@@ -115,6 +117,10 @@ class Exchange:
         """Breaks it off now: the caller's access ended."""
         self.ended = self.ended or why
         self._stream.reset(Reset.EXPIRED, why)
+
+    def gateway_stops(self) -> None:
+        """Breaks it off: this gateway is being restarted."""
+        self._stream.reset(Reset.STOPPING, "this gateway is being restarted")
 
     def let_go(self) -> None:
         """The caller went away: whoever reads hears of it now."""
@@ -204,7 +210,9 @@ class Exchange:
             return self._body_fault
         if self.ended:
             return AccessEnded(f"the request was broken off: {self.ended}")
-        return calls.fault_of(error, _WHAT)
+        fault = calls.fault_of(error, _WHAT)
+        self.stopped = isinstance(fault, calls.Stopping)
+        return fault
 
 
 class AccessEnded(Unavailable):

@@ -32,6 +32,7 @@ _LOOK_SECONDS = 0.5
 _GONE_SECONDS = 1.0
 _ANSWER_SECONDS = 1.0  # that looking a caller up may take
 _UNKNOWN_SECONDS = 3.5  # that what runs may run on while nobody can say whether it may
+_CLOSED_SECONDS = 0.2  # by then the listener is closed, so that clients come back elsewhere
 _REDIRECTS = range(300, 400)
 _log = log.get("services.gateway.link.kubernetes")
 
@@ -89,6 +90,7 @@ class _Open:
     exchange: Exchange | None = None
     named: str = ""  # another user as whom the caller acts
     known: float = field(default_factory=time.monotonic)  # when it was last certain that the caller may
+    watch: bool = False
 
 
 class KubernetesEdge:
@@ -168,6 +170,21 @@ class KubernetesEdge:
             return await self._access.impersonate(caller, open_.cluster, open_.uid, open_.named)
         return await self._access.principal(caller, open_.uid)
 
+    async def drain(self, seconds: float) -> None:
+        """The gateway stops: watches end now, since they may end at any time and go on elsewhere; the rest has some seconds."""
+        await asyncio.sleep(_CLOSED_SECONDS)
+        self._stop(lambda open_: open_.watch)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while self._open and loop.time() < until:  # noqa: ASYNC110 -- requests end in many places
+            await asyncio.sleep(_LOOK_SECONDS / 10)
+        self._stop(lambda _: True)
+
+    def _stop(self, which: Callable[[_Open], bool]) -> None:
+        for open_ in list(self._open):
+            if open_.exchange is not None and which(open_):
+                open_.exchange.gateway_stops()
+
     # -- one request
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -195,6 +212,7 @@ class KubernetesEdge:
         open_ = await self._admitted(request, split)
         asked, body = await self._read(request, split, open_, record)
         target = asked.target()
+        open_.watch = target.verb == "watch"
         environment = await self._access.environment(open_.uid, target.namespace) if target.namespace else ""
         record.about(open_.caller, target, request.method, environment, named=open_.named)
         try:
@@ -217,6 +235,8 @@ class KubernetesEdge:
                     response = await self._passed(request, exchange, asked.upgrade, open_)
                     if exchange.ended:
                         code, reason = "PERMISSION_DENIED", "ACCESS_ENDED"
+                    elif exchange.stopped:
+                        code, reason = "UNAVAILABLE", "GATEWAY_STOPPING"
                     return response
             except Fault as fault:
                 code, reason = fault.code.name, fault.reason
@@ -286,6 +306,9 @@ class KubernetesEdge:
                         await response.write(chunk)
                 await response.write_eof()
             except (Fault, TimeoutError) as error:
+                if exchange.stopped and open_.watch:
+                    await response.write_eof()  # a watch may end at any time: the client asks again, and elsewhere
+                    return response
                 _cut(request)  # the head is out: only a cut connection can say that the body is not whole
                 if not exchange.ended:
                     _log.info("kubernetes.broken_off", cause=type(error).__name__, cluster=open_.cluster)

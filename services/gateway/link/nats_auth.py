@@ -20,7 +20,7 @@ _CLUSTER = "spiffe://kubegems/cluster/"
 _PREFIX = "cluster-"
 _PENALTY = 30.0  # seconds
 _RATE = Rate()
-Allowed = Callable[[str], Awaitable[bool] | bool]
+Allowed = Callable[[str, str], Awaitable[bool] | bool]
 
 
 class NatsAuth:
@@ -30,7 +30,7 @@ class NatsAuth:
         url: the broker's.
         tls: the gateway's (certificate, key, CA) files.
         seeds: folder with `callout.nk`, `system.nk` and `issuer.nk`.
-        allowed: whether the cluster with a uid is joined and not revoked.
+        allowed: whether a cluster (uid) is joined and its certificate (serial number, hex) not revoked.
         rate: what one agent may send; above it, it is put out for a while.
     """
 
@@ -60,18 +60,18 @@ class NatsAuth:
             with contextlib.suppress(Fault):
                 await self._system.end(guest)
 
-    async def _decide(self, spiffe: str) -> Permissions:
+    async def _decide(self, spiffe: str, serial: str) -> Permissions:
         uid = spiffe.removeprefix(_CLUSTER)
         if not spiffe.startswith(_CLUSTER) or not uid or subjects.token(uid) != uid:
             raise Refused(f"{spiffe} is no agent")
         if self._put_out.get(connection_name(uid), 0.0) > time.monotonic():
             raise Refused(f"cluster {uid} sent too much and must wait")
         self._put_out.pop(connection_name(uid), None)
-        allowed = self._allowed(uid)
+        allowed = self._allowed(uid, serial)
         if inspect.isawaitable(allowed):
             allowed = await allowed
         if not allowed:
-            raise Refused(f"cluster {uid} is not joined")
+            raise Refused(f"cluster {uid} is not joined, or its certificate revoked")
         return permissions(uid)
 
 

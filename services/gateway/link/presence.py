@@ -68,6 +68,7 @@ class Presence:
         self._dirty: set[str] = set()
         self._some = asyncio.Event()
         self._sequence = 0
+        self._echoed = 0.0
         self._draining = False
         self._left = False
 
@@ -83,11 +84,9 @@ class Presence:
         return found if found is not None and self.lives(found.replica) else None
 
     def lives(self, replica: str) -> bool:
-        """Whether another gateway was heard of lately; while NATS is away, whether it was before."""
+        """Whether another gateway was heard of lately; while we do not hear ourselves either, whether it was before."""
         known = self._gateways.get(replica)
-        if known is None:
-            return False
-        return not self._bus.connected or asyncio.get_running_loop().time() - known.heard < LAPSE
+        return known is not None and self._echoed - known.heard < LAPSE
 
     @property
     def others(self) -> bool:
@@ -150,12 +149,17 @@ class Presence:
             return
         if received.subject.startswith(_CLUSTERS):
             self._heard_cluster(received.subject[len(_CLUSTERS) :], holder)
-        elif received.subject.startswith(_GATEWAYS) and holder.replica != self.replica:
-            replica = received.subject[len(_GATEWAYS) :]
-            if holder.replica:
-                self._gateways[replica] = _Gateway(holder, asyncio.get_running_loop().time())
-            else:
-                self._gateways.pop(replica, None)
+        elif received.subject.startswith(_GATEWAYS):
+            self._heard_gateway(received.subject[len(_GATEWAYS) :], holder)
+
+    def _heard_gateway(self, replica: str, holder: TunnelHolder) -> None:
+        now = asyncio.get_running_loop().time()
+        if replica == self.replica:
+            self._echoed = now
+        elif holder.replica:
+            self._gateways[replica] = _Gateway(holder, now)
+        else:
+            self._gateways.pop(replica, None)
 
     def _heard_cluster(self, uid: str, holder: TunnelHolder) -> None:
         if holder.replica:

@@ -42,6 +42,8 @@ class TunnelSocket:
                 self._limit(address)
         except Exhausted as fault:
             return web.Response(status=web.HTTPTooManyRequests.status_code, text=fault.message)
+        if self._links.draining:
+            return web.Response(status=web.HTTPServiceUnavailable.status_code, text="this gateway is being restarted")
         socket = web.WebSocketResponse(protocols=(PROTOCOL,), compress=False, max_msg_size=MOST_MESSAGE)
         if not socket.can_prepare(request).ok:
             return web.Response(status=web.HTTPUpgradeRequired.status_code, text="agents connect here by WebSocket")

@@ -71,7 +71,8 @@ async def house(tmp_path_factory: Any, hub_certificates: Any, free_ports: Any) -
 
     revoked: set[str] = set()
 
-    async def allowed(uid: str) -> bool:
+    async def allowed(uid: str, serial: str) -> bool:
+        assert int(serial, 16)
         return uid not in revoked
 
     async with parts.running(Part("nats", command, lambda: until_open(port))):
@@ -234,7 +235,7 @@ async def test_revoked_cluster_is_kicked_and_stays_out(house: House, eventually:
 async def test_too_much_is_put_out(house: House, eventually: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent over its rate is thrown out and kept out for its penalty; one within it goes on."""
     monkeypatch.setattr(nats_auth, "_PENALTY", 1.0)
-    strict = NatsAuth(house.url, house.gateway, house.keys.folder, lambda _uid: True, rate=Rate(messages=100, seconds=0.3))
+    strict = NatsAuth(house.url, house.gateway, house.keys.folder, lambda _uid, _serial: True, rate=Rate(messages=100, seconds=0.3))
     house.auth._put_out = strict._put_out  # both answer the broker's questions, as two replicas would
     watching = asyncio.create_task(strict.run(), name="strict")
     loud, quiet = await house.agent("loud"), await house.agent("quiet")

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from libs.faults import Invalid, Violation
 from libs.rest import decode, query
-from libs.rest.encode import field_encoder, to_json
+from libs.rest.encode import field_encoder, json_of, to_json
 from libs.rest.scalars import scalar
 from libs.rest.template import Template, parse
 from libs.rpc.call import Method
@@ -143,7 +143,7 @@ def _checked(method: Method, rule: Any) -> Binding:
 def _encoder(descriptor: Descriptor, name: str) -> Callable[[Any], bytes]:
     part = _part(descriptor, name)
     if not name or _raw(part):
-        return to_json
+        return json_of(descriptor)
     encode = field_encoder(descriptor, name)
     return lambda message: orjson.dumps(encode(message))
 

@@ -36,6 +36,12 @@ def to_json(message: Message) -> bytes:
     return orjson.dumps(encode(message))
 
 
+def json_of(descriptor: Descriptor) -> Callable[[Any], bytes]:
+    """What makes the JSON of messages of one type."""
+    made = encoder(descriptor)
+    return lambda message: orjson.dumps(made(message))
+
+
 def encode(message: Message) -> Any:
     """A message as JSON-like Python values; ValueError for a Timestamp or Value that JSON cannot hold."""
     return encoder(cast("Descriptor", message.DESCRIPTOR))(message)

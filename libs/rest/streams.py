@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from libs.faults import Fault
@@ -18,38 +20,102 @@ from libs.rest.encode import to_json
 from libs.rpc.batches import each
 
 KEEP_ALIVE_SECONDS = 15.0
-FLUSH_SECONDS = 0.01  # at least that long between two writes of a busy stream; a lone event goes out at once
+FLUSH_SECONDS = 0.01  # at least that long between two writes of a busy stream; a lone event and a full batch go out at once
 _GRACE_SECONDS = 0.25  # an answer that fails at once is an HTTP error, not a stream with an error in it
-_WAITING = 256  # items between the call and the client's socket; a full queue holds the call back
-_BATCH = 100
+_WAITING = 256  # items between the call and the client's socket; a full box holds the call back
+_BATCH = 100  # items of a write
 _RESUME = "resume_token"
-Encode = Callable[[Message], bytes]
+Encode = Callable[[Any], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """How items and faults look on the wire."""
 
-    item: Callable[[Message, bytes], bytes]  # of a message and its JSON
+    framed: Callable[[type[Message], Encode], Encode]  # of a type of messages and its JSON: what makes the bytes of one
     fault: Callable[[Fault, str], bytes]  # of a fault and the id of the request
     keep_alive: bytes
 
 
-def _sse(message: Message, text: bytes) -> bytes:
+def _sse(response_class: type[Message], encode: Encode) -> Encode:
     """One event; JSON of ours holds no line breaks. A resume token is its id, which an EventSource sends back."""
-    token = getattr(message, _RESUME, "")
-    return (f"id: {token}\n".encode() if token else b"") + b"data: " + text + b"\n\n"
+    if _RESUME not in cast("Descriptor", response_class.DESCRIPTOR).fields_by_name:
+        return lambda message: b"data: %b\n\n" % encode(message)
+
+    def event(message: Any) -> bytes:
+        token = message.resume_token
+        return b"%bdata: %b\n\n" % (f"id: {token}\n".encode() if token else b"", encode(message))
+
+    return event
+
+
+def _ndjson(_response_class: type[Message], encode: Encode) -> Encode:
+    return lambda message: encode(message) + b"\n"
 
 
 SSE_FORM = Form(_sse, lambda fault, id_: b"event: error\ndata: " + errors.answer(fault, id_)[2] + b"\n\n", b": keep-alive\n\n")
-NDJSON_FORM = Form(lambda _message, text: text + b"\n", lambda fault, id_: errors.answer(fault, id_)[2] + b"\n", b"\n")
+NDJSON_FORM = Form(_ndjson, lambda fault, id_: errors.answer(fault, id_)[2] + b"\n", b"\n")
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The stream is over, perhaps by a fault."""
+class _Box:
+    """What waits between the call, which puts, and the client's socket, which takes; one of each."""
 
-    fault: Fault | None
+    def __init__(self) -> None:
+        self.items: deque[Any] = deque()
+        self.ended = False
+        self.fault: Fault | None = None
+        self._loop = asyncio.get_running_loop()
+        self._wanted, self._enough = 0, self._loop.create_future()
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is there and nothing will come."""
+        return self.ended and not self.items
+
+    async def room(self) -> None:
+        """Until the box is half empty."""
+        self._room = self._loop.create_future()
+        await self._room
+
+    def put(self, item: Any) -> bool:
+        """Puts one; whether there is room for more."""
+        self.items.append(item)
+        waiting = len(self.items)
+        if waiting == self._wanted:
+            _wake(self._enough)
+        return waiting < _WAITING
+
+    def end(self, fault: Fault | None) -> None:
+        """Nothing more comes."""
+        self.ended, self.fault = True, fault
+        _wake(self._enough)
+
+    async def wait(self, wanted: int, seconds: float | None = None) -> None:
+        """Until so many are there, nothing more will come, or the time is up."""
+        if len(self.items) >= wanted or self.ended:
+            return
+        self._wanted, self._enough = wanted, self._loop.create_future()
+        timer = None if seconds is None else self._loop.call_later(seconds, _wake, self._enough)
+        try:
+            await self._enough
+        finally:
+            self._wanted = 0
+            if timer is not None:
+                timer.cancel()
+
+    def take(self) -> list[Any]:
+        """As many as a write may hold."""
+        items = self.items
+        taken = [items.popleft() for _ in range(min(len(items), _BATCH))]
+        if self._room is not None and len(items) <= _WAITING // 2:
+            _wake(self._room)
+        return taken
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 async def chunks(
@@ -67,20 +133,18 @@ async def chunks(
     Raises:
         Fault: before the first chunk, when the call is refused or fails at once.
     """
-    queue: asyncio.Queue[Any] = asyncio.Queue(_WAITING)
-    pump = asyncio.create_task(_pump(items, queue), name="rest stream")  # owned by this generator, which ends it
+    box, framed = _Box(), form.framed(response_class, encode)
+    pump = asyncio.create_task(_pump(items, box), name="rest stream")  # owned by this generator, which ends it
     try:
-        first = await _first(queue)
+        await _let_in(box)
         yield b""
-        ended, flushed = False, 0.0
-        while not ended:
-            batch, ended = (first, _ends(first)) if first else await _batch(queue, flushed)
-            first = []
-            fault = batch.pop().fault if ended else None
-            framed = [_framed(item, response_class, form, encode) for item in batch]
-            if fault is not None:
-                framed.append(form.fault(fault, request_id))
-            yield b"".join(framed) or (b"" if ended else form.keep_alive)
+        flushed = 0.0
+        while not box.over:
+            await _ready(box, flushed)
+            found = [framed(response_class.FromString(m) if isinstance(m, bytes) else m) for m in box.take()]
+            if box.over and box.fault is not None:
+                found.append(form.fault(box.fault, request_id))
+            yield b"".join(found) or (b"" if box.over else form.keep_alive)
             flushed = time.monotonic()
     finally:
         pump.cancel()
@@ -88,54 +152,36 @@ async def chunks(
             await pump
 
 
-async def _pump(items: AsyncGenerator[Any, None], queue: asyncio.Queue[Any]) -> None:
+async def _pump(items: AsyncGenerator[Any, None], box: _Box) -> None:
     fault: Fault | None = None
     try:
         async with aclosing(items):
             async for yielded in items:
                 for item in each(yielded):
-                    await queue.put(item)
+                    if not box.put(item):
+                        await box.room()
     except Fault as error:
         fault = error
-    await queue.put(_End(fault))
+    finally:
+        box.end(fault)
 
 
-async def _first(queue: asyncio.Queue[Any]) -> list[Any]:
-    """Waits until the call is let in; raises its fault; what came with it, perhaps nothing."""
-    first = await queue.get()
-    if first is None:
-        try:
-            async with asyncio.timeout(_GRACE_SECONDS):
-                first = await queue.get()
-        except TimeoutError:
-            return []
-    if isinstance(first, _End) and first.fault is not None:
-        raise first.fault
-    return [first]
+async def _let_in(box: _Box) -> None:
+    """Waits until the call is let in; raises its fault, also when it fails at once after that."""
+    await box.wait(1)
+    if box.items and box.items[0] is None:
+        box.items.popleft()
+        await box.wait(1, _GRACE_SECONDS)
+    if box.over and box.fault is not None:
+        raise box.fault
 
 
-async def _batch(queue: asyncio.Queue[Any], flushed: float) -> tuple[list[Any], bool]:
-    """What is ready, or nothing after 15 s of silence; and whether the stream is over.
+async def _ready(box: _Box, flushed: float) -> None:
+    """Waits for something to write, or 15 s.
 
     Soon after the last write it waits for more to come, so that a busy stream costs a hundred writes a second and not one per event.
     """
-    try:
-        async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-            batch = [await queue.get()]
-    except TimeoutError:
-        return [], False
+    await box.wait(1, KEEP_ALIVE_SECONDS)
     early = flushed + FLUSH_SECONDS - time.monotonic()
-    if early > 0 and not _ends(batch):
-        await asyncio.sleep(early)
-    while len(batch) < _BATCH and not queue.empty():
-        batch.append(queue.get_nowait())
-    return batch, _ends(batch)
-
-
-def _ends(batch: list[Any]) -> bool:
-    return isinstance(batch[-1], _End)
-
-
-def _framed(item: Any, response_class: type[Message], form: Form, encode: Encode) -> bytes:
-    message = response_class.FromString(item) if isinstance(item, bytes) else item
-    return form.item(message, encode(message))
+    if early > 0:
+        await box.wait(_BATCH, early)

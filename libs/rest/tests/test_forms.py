@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
@@ -270,6 +271,41 @@ async def test_busy_streams_are_written_in_batches() -> None:
     assert sum(chunk.count(b"\n") for chunk in writes) == 200
     assert len(writes) < 60, len(writes)
     assert writes[0].count(b"\n") == 1
+
+
+async def test_a_full_batch_and_the_end_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a batch may be gathered, a full one goes out, and so does what is left at the end; none holds more than it may."""
+    monkeypatch.setattr(streams, "FLUSH_SECONDS", 3600.0)
+
+    async def items() -> AsyncIterator[Any]:
+        yield None
+        for number in range(1050):
+            yield _book(number)
+
+    writes = [chunk async for chunk in streams.chunks(items(), type(_book(0)), streams.NDJSON_FORM) if chunk]  # type: ignore[arg-type]
+    assert [chunk.count(b"\n") for chunk in writes] == [100] * 10 + [50]
+    assert [int(json.loads(line)["pages"]) for line in b"".join(writes).splitlines()] == list(range(1, 1051))
+
+
+async def test_a_client_that_does_not_read_holds_the_call_back() -> None:
+    """The call runs ahead of the socket by what a box holds, and goes on when some of it has left."""
+    made = 0
+
+    async def items() -> AsyncIterator[Any]:
+        nonlocal made
+        yield None
+        for number in range(1000):
+            made += 1
+            yield _book(number)
+
+    async with aclosing(streams.chunks(items(), type(_book(0)), streams.NDJSON_FORM)) as running:  # type: ignore[arg-type]
+        assert await anext(running) == b""
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert made < 300, made
+        for _ in range(4):
+            await anext(running)
+        assert 400 <= made < 700, made
 
 
 def _book(number: int) -> Any:

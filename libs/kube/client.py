@@ -224,7 +224,7 @@ class KubeClient:
         except TimeoutError as error:
             raise DeadlineExceeded(f"the cluster's API server did not answer {method} in time") from error
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-            raise Unavailable(f"the cluster's API server cannot be reached ({type(error).__name__})") from error
+            raise Unavailable("the cluster's API server cannot be reached, or does not speak HTTP") from error
 
     async def _send(
         self, method: str, path: str, query: Mapping[str, str], body: bytes | None,

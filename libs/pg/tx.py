@@ -13,6 +13,7 @@ from libs import log
 from libs.pg.errors import gone, meaning
 
 _log = log.get("libs.pg")
+_ROLLBACK = 2.0  # seconds; then the connection is given up
 AfterCommit = Callable[[], Awaitable[None] | None]
 
 
@@ -106,9 +107,11 @@ class Transaction:
         try:
             if not gone(self._connection):
                 with meaning(self._connection):
-                    await self._connection.execute("rollback")
+                    await self._connection.execute("rollback", timeout=_ROLLBACK)
         except Exception as error:  # noqa: BLE001 -- the server rolls back by itself when the connection goes
             _log.warning("rollback.failed", error=repr(error))
+            if not gone(self._connection):
+                self._connection.terminate()  # a server that does not answer holds its caller up no longer than this
         finally:
             await self._release()
 

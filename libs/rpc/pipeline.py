@@ -118,14 +118,15 @@ class Pipeline:
         plan = self._plans[call.method.path]
         with self._observed(plan, call), deadline.within(call.timeout):
             work = _Work(plan, call, request)
+            clock: asyncio.Timeout | None = None
             try:
-                async with asyncio.timeout(UNARY_SECONDS):
+                async with asyncio.timeout(deadline.remaining(UNARY_SECONDS)) as clock:
                     message = await self._admit(work)
                     await self._record.begin(call, message)
                 work.handling = True
                 if announce:
                     yield None
-                async with asyncio.timeout(call.timeout) as clock, aclosing(_items(plan.method, message, call)) as items:
+                async with asyncio.timeout(deadline.left()) as clock, aclosing(_items(plan.method, message, call)) as items:
                     async for item in items:
                         yield item
                 await self._record.stream_ended(call, message, None)
@@ -134,7 +135,7 @@ class Pipeline:
                     await self._record.stream_ended(call, message, None)
                 raise
             except BaseException as error:
-                timed_out = isinstance(error, TimeoutError) and work.admitted and clock.expired()
+                timed_out = isinstance(error, TimeoutError) and clock is not None and clock.expired()
                 fault = await self._ended(work, DeadlineExceeded("the stream's time is up") if timed_out else error)
                 if fault is error:
                     raise

@@ -9,9 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from kubegems.identity.v1 import session_service_pb2, user_service_pb2
+from kubegems.messages.v1 import message_service_pb2
 from kubegems.policy.v1 import policy_pb2
 from kubegems.tenancy.v1 import tenant_service_pb2 as pb
-from libs.faults import Code, Exhausted, Invalid, NotFound, Precondition, Stale
+from libs.faults import Code, DeadlineExceeded, Exhausted, Invalid, NotFound, Precondition, Stale
 from libs.log import trace
 from libs.rpc import Call, Caller, Kind, NoRights, Pipeline, Scopes, methods
 from libs.rpc.fields import replace_me
@@ -115,6 +116,20 @@ async def test_the_deadline_ends_the_handler() -> None:
     with refused(Code.DEADLINE_EXCEEDED):
         await road.unary(CREATE, pb.CreateTenantRequest(tenant_id="acme"), timeout=0.02)
     assert road.tenants.cancelled.is_set()
+
+
+async def test_the_deadline_ends_a_streams_admission() -> None:
+    """A stream that cannot even be let in ends when its caller's time is up."""
+
+    async def never(call: Any) -> Any:
+        await asyncio.Event().wait()
+
+    pipeline = Pipeline(methods(MESSAGES, Messages()), authenticate=never, registry=CollectorRegistry())
+    method = pipeline.method("/kubegems.messages.v1.MessageService/Subscribe")
+    assert method is not None
+    stream = pipeline.stream(Call(method, timeout=0.05), message_service_pb2.SubscribeRequest())
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(anext(stream), 5)
 
 
 async def test_a_stranger_is_refused_and_recorded() -> None:

@@ -12,7 +12,7 @@ _OURS = re.compile(r"type\.googleapis\.com/[\w.]+|kubegems\.io|https?://www\.rfc
 _LEAKS = {
     "a stack": re.compile(r"Traceback|\bFile \"|line \d+, in |\.py\b|0x[0-9a-f]{6,}"),
     "an exception's name": re.compile(
-        r"\b[A-Z]\w*(?:Error|Exception)\b|asyncpg|asyncio|aiohttp|\bgrpc\b|nats\.|errno|\bpsql|ssl\.c", re.ASCII
+        r"\b(?!InternalError\b)[A-Z]\w*(?:Error|Exception)\b|asyncpg|asyncio|aiohttp|\bgrpc\b|nats\.|errno|\bpsql|ssl\.c", re.ASCII
     ),
     "an address": re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b|\[::1?\]|\blocalhost\b|\b[\w-]+(?:\.[\w-]+)+:\d{2,5}\b|\b\w+://"),
     "a path": re.compile(r"(?:^|[\s\"'(=])/(?:home|root|tmp|usr|etc|var|proc|run|srv|work|opt|dev|app)\b|site-packages|\.s\.PGSQL"),
@@ -23,12 +23,18 @@ _LEAKS = {
 
 
 def leaks(text: str, tables: Iterable[str] = (), allowed: Iterable[str] = ()) -> list[str]:
-    """What a text gives away; `tables` are names as `schema.table`, `allowed` what the request itself said."""
+    """What a text gives away.
+
+    Args:
+        text: of an error.
+        tables: names as `schema.table`; a permission, which may begin alike, goes on with a verb.
+        allowed: what the request itself said.
+    """
     for word in allowed:
         text = text.replace(word, "")
     text = _OURS.sub("", text)
     found = [f"{what}: {match[0]!r}" for what, pattern in _LEAKS.items() if (match := pattern.search(text))]
-    return found + [f"a table: {name}" for name in tables if re.search(rf"\b{re.escape(name)}\b", text)]
+    return found + [f"a table: {name}" for name in tables if re.search(rf"\b{re.escape(name)}\b(?!\.\w)", text)]
 
 
 def standard(

@@ -28,6 +28,7 @@ _INT64 = (_F.CPPTYPE_INT64, _F.CPPTYPE_UINT64)
 _FLOATS = (_F.CPPTYPE_FLOAT, _F.CPPTYPE_DOUBLE)
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- in UTC; without a zone its text is short
 _SECOND = 1_000_000_000  # nanoseconds
+_THREE = [f"{number:03}" for number in range(1000)]  # quicker than formatting
 _compiled: dict[str, Encoder] = {}
 
 
@@ -192,10 +193,11 @@ def _timestamp(message: Any) -> str:
     text = _second(seconds)
     if nanos == 0:
         return text + "Z"
-    for digits, unit in ((3, 1_000_000), (6, 1_000)):
-        if nanos % unit == 0:
-            return f"{text}.{nanos // unit:0{digits}}Z"
-    return f"{text}.{nanos:09}Z"
+    micros, rest = divmod(nanos, 1000)
+    if rest:
+        return f"{text}.{nanos:09}Z"
+    millis, rest = divmod(micros, 1000)
+    return f"{text}.{_THREE[millis]}{_THREE[rest]}Z" if rest else f"{text}.{_THREE[millis]}Z"
 
 
 @lru_cache(maxsize=4096)  # what happened together was often written in the same second

@@ -27,6 +27,7 @@ _MAX_FIELD = 16 * 1024
 _MAX_HEADERS = 64
 _KEEP_ALIVE = 75.0
 _LINGER = 2.0  # for the rest of a body that nobody wants
+_LARGE = 64 * 1024  # bytes of a body from which a copy of it costs more than a write
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Strict-Transport-Security": "max-age=31536000",
@@ -178,10 +179,17 @@ def _response(answer: Answer) -> web.Response:
     headers = _HEADERS | answer.headers
     if answer.content_type:
         headers["Content-Type"] = answer.content_type
-    response = web.Response(status=answer.status, body=answer.body, headers=headers)
+    kind = web.Response if len(answer.body) < _LARGE else _Large
+    response = kind(status=answer.status, body=answer.body, headers=headers)
     if answer.headers.get("Connection") == "close":
         response.force_close()
     return response
+
+
+class _Large(web.Response):
+    """Its head goes out alone: aiohttp would copy head and body into one."""
+
+    _send_headers_immediately = True
 
 
 async def _stream(request: web.Request, answer: Answer) -> web.StreamResponse:

@@ -17,7 +17,6 @@ from google.protobuf.message import Message
 from libs.faults import Fault
 from libs.rest import errors
 from libs.rest.encode import to_json
-from libs.rpc.batches import each
 
 KEEP_ALIVE_SECONDS = 15.0
 FLUSH_SECONDS = 0.01  # at least that long between two writes of a busy stream; a lone event and a full batch go out at once
@@ -32,25 +31,25 @@ Encode = Callable[[Any], bytes]
 class Form:
     """How items and faults look on the wire."""
 
-    framed: Callable[[type[Message], Encode], Encode]  # of a type of messages and its JSON: what makes the bytes of one
+    framed: Callable[[type[Message], Encode], Callable[[list[Any]], bytes]]  # of messages of a type with such JSON: the bytes of some
     fault: Callable[[Fault, str], bytes]  # of a fault and the id of the request
     keep_alive: bytes
 
 
-def _sse(response_class: type[Message], encode: Encode) -> Encode:
-    """One event; JSON of ours holds no line breaks. A resume token is its id, which an EventSource sends back."""
-    if _RESUME not in cast("Descriptor", response_class.DESCRIPTOR).fields_by_name:
-        return lambda message: b"data: %b\n\n" % encode(message)
-
-    def event(message: Any) -> bytes:
-        token = message.resume_token
-        return b"%bdata: %b\n\n" % (f"id: {token}\n".encode() if token else b"", encode(message))
-
-    return event
+def _sse(response_class: type[Message], encode: Encode) -> Callable[[list[Any]], bytes]:
+    """Events; JSON of ours holds no line breaks. A resume token is an event's id, which an EventSource sends back."""
+    if _RESUME in cast("Descriptor", response_class.DESCRIPTOR).fields_by_name:
+        return lambda messages: b"".join([_event(message, encode(message)) for message in messages])
+    return lambda messages: b"data: " + b"\n\ndata: ".join([encode(m) for m in messages]) + b"\n\n" if messages else b""
 
 
-def _ndjson(_response_class: type[Message], encode: Encode) -> Encode:
-    return lambda message: encode(message) + b"\n"
+def _event(message: Any, text: bytes) -> bytes:
+    token = message.resume_token
+    return (f"id: {token}\ndata: ".encode() if token else b"data: ") + text + b"\n\n"
+
+
+def _ndjson(_response_class: type[Message], encode: Encode) -> Callable[[list[Any]], bytes]:
+    return lambda messages: b"".join([encode(m) + b"\n" for m in messages])
 
 
 SSE_FORM = Form(_sse, lambda fault, id_: b"event: error\ndata: " + errors.answer(fault, id_)[2] + b"\n\n", b": keep-alive\n\n")
@@ -141,10 +140,10 @@ async def chunks(
         flushed = 0.0
         while not box.over:
             await _ready(box, flushed)
-            found = [framed(response_class.FromString(m) if isinstance(m, bytes) else m) for m in box.take()]
+            found = framed([response_class.FromString(m) if isinstance(m, bytes) else m for m in box.take()])
             if box.over and box.fault is not None:
-                found.append(form.fault(box.fault, request_id))
-            yield b"".join(found) or (b"" if box.over else form.keep_alive)
+                found += form.fault(box.fault, request_id)
+            yield found or (b"" if box.over else form.keep_alive)
             flushed = time.monotonic()
     finally:
         pump.cancel()
@@ -157,7 +156,7 @@ async def _pump(items: AsyncGenerator[Any, None], box: _Box) -> None:
     try:
         async with aclosing(items):
             async for yielded in items:
-                for item in each(yielded):
+                for item in yielded if isinstance(yielded, list) else (yielded,):
                     if not box.put(item):
                         await box.room()
     except Fault as error:

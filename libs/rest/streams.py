@@ -21,8 +21,8 @@ from libs.rest.encode import to_json
 KEEP_ALIVE_SECONDS = 15.0
 FLUSH_SECONDS = 0.01  # at least that long between two writes of a busy stream; a lone event and a full batch go out at once
 _GRACE_SECONDS = 0.25  # an answer that fails at once is an HTTP error, not a stream with an error in it
-_WAITING = 256  # items between the call and the client's socket; a full box holds the call back
-_BATCH = 100  # items of a write
+_WAITING = 500  # items between the call and the client's socket; a full box holds the call back
+_BATCH = 250  # items of a write
 _RESUME = "resume_token"
 Encode = Callable[[Any], bytes]
 

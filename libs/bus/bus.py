@@ -315,8 +315,8 @@ class Bus:
 
     async def tickets(
         self, stream: str, *, durable: str, room: Callable[[], Awaitable[int]], ack_wait: float = 30.0
-    ) -> AsyncGenerator[Ticket, None]:
-        """A work queue's messages as they come, for the reader to answer each; iterate for ever.
+    ) -> AsyncGenerator[list[Ticket], None]:
+        """A work queue's messages as they come, those that are there together, for the reader to answer each; iterate for ever.
 
         Args:
             stream: its name.
@@ -325,8 +325,8 @@ class Bus:
             ack_wait: seconds after which an unanswered message is delivered again.
         """
         async with contextlib.aclosing(tickets(self._connection, stream, durable, room, ack_wait)) as source:
-            async for ticket in source:
-                yield ticket
+            async for page in source:
+                yield page
 
     async def stored(self, stream: str, *, limit: int = 10_000) -> dict[int, bytes]:
         """What a stream holds just now, by sequence, the oldest first; nothing is taken. Unavailable when the broker is away."""

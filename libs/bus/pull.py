@@ -58,7 +58,13 @@ class Pull:
                 await self._subscription.unsubscribe()
 
     async def request(self, batch: int) -> AsyncIterator[Any]:
-        """Up to `batch` messages as they come; ends earlier when the request expires.
+        """As `pages`, one by one."""
+        async for page in self.pages(batch):
+            for message in page:
+                yield message
+
+    async def pages(self, batch: int) -> AsyncIterator[list[Any]]:
+        """Up to `batch` messages as they come, those that are there together; ends earlier when the request expires.
 
         Raises Gone when the consumer is no more, Unavailable when the broker is silent or away.
         """
@@ -71,17 +77,29 @@ class Pull:
                     message = await self._waiting.get()
             else:
                 message = self._waiting.get_nowait()
+            page, end = self._page(message, batch)
+            batch -= len(page)
+            if page:
+                yield page
+            if isinstance(end, Gone):
+                raise end
+            if end:
+                return
+
+    def _page(self, message: Any, most: int) -> tuple[list[Any], bool | Gone]:
+        """A message and those that wait behind it; and whether the broker has ended the request."""
+        page = []
+        while True:
             status = "" if message.reply else (message.headers or {}).get("Status", "")
             if not status:
-                batch -= 1
-                yield message
-            elif status in _ENDED:
-                return
+                page.append(message)
             elif status != "100":
                 description = (message.headers or {}).get("Description", "")
-                if description not in _STILL_THERE:
-                    raise Gone(f"{status} {description}")
-                return
+                gone = status not in _ENDED and description not in _STILL_THERE
+                return page, Gone(f"{status} {description}") if gone else True
+            if len(page) == most or self._waiting.empty():
+                return page, False
+            message = self._waiting.get_nowait()
 
 
 async def pulls(connection: Connection, stream: str, config: ConsumerConfig) -> AsyncGenerator[Pull, None]:

@@ -1,4 +1,4 @@
-"""Tickets: messages of a work queue that are answered as soon as their claim is decided elsewhere, many at a time."""
+"""Tickets: messages of a work queue that are answered as soon as their claim is decided elsewhere, a page at a time."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Ticket:
 
 async def tickets(
     connection: Connection, stream: str, durable: str, room: Callable[[], Awaitable[int]], ack_wait: float
-) -> AsyncGenerator[Ticket, None]:
-    """Messages as they come, never more than there is room for; through every outage."""
+) -> AsyncGenerator[list[Ticket], None]:
+    """Messages as they come, all that are there in one page, never more than there is room for; through every outage."""
     config = ConsumerConfig(
         durable_name=durable, ack_policy=AckPolicy.EXPLICIT, ack_wait=ack_wait, max_ack_pending=_PENDING, max_deliver=-1,
         deliver_policy=DeliverPolicy.ALL,
@@ -51,5 +51,5 @@ async def tickets(
     async for pull in pulls(connection, stream, config):
         with interrupted(stream):
             while True:
-                async for message in pull.request(await room()):
-                    yield Ticket(message.data, message)
+                async for page in pull.pages(await room()):
+                    yield [Ticket(message.data, message) for message in page]

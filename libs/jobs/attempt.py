@@ -1,8 +1,7 @@
-"""One attempt at a job: rights, payload, time limit, handler or steps, and what its end means."""
+"""One attempt at a job: rights, payload, handler or steps, and what its end means."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -52,13 +51,11 @@ class Attempt:
             return self._failed(str(fault), Reason.BAD_PAYLOAD)
         except Fault as fault:  # who could tell is away: that is no attempt
             return self.outcome(State.QUEUED, error=f"rights are not known: {fault}", after=_SOON, counted=False)
-        return await self._timed(payload)
+        return await self._tried(payload)
 
-    async def _timed(self, payload: Message) -> Outcome:  # noqa: PLR0911 -- one line per way an attempt can end
-        clock = asyncio.timeout(self._kind.timeout.total_seconds())
+    async def _tried(self, payload: Message) -> Outcome:  # noqa: PLR0911 -- one line per way an attempt can end
         try:
-            async with clock:
-                return self.outcome(State.SUCCEEDED, result=await self._work(payload))
+            return self.outcome(State.SUCCEEDED, result=await self._work(payload))
         except (LeaseLost, Done):
             raise
         except GiveUp as error:
@@ -66,8 +63,6 @@ class Attempt:
         except Retry as error:
             return self.retry(str(error), error.after)
         except TimeoutError:
-            if clock.expired():
-                return self.retry(f"took longer than {self._kind.timeout}", None, Reason.TIMEOUT)
             return self.retry("a deadline passed", None)
         except Fault as fault:
             if fault.code in _TRY_AGAIN:

@@ -32,6 +32,9 @@ _FIRED = """
 INSERT INTO jobs.firings (schedule, due_time, start_time, outcome, jobs, message) VALUES ($1, $2, jobs.clock(), $3, $4, $5)
 ON CONFLICT DO NOTHING
 """
+_BUSY = """
+SELECT target FROM jobs.jobs WHERE kind = $1 AND creator = $2 AND creator LIKE 'schedules/%' AND state IN ('QUEUED', 'RUNNING')
+"""
 
 
 class Clockwork:
@@ -126,8 +129,7 @@ class Clockwork:
         """A target whose last job has not ended is passed over."""
         kind = self._kinds[row.kind]
         targets = await self._schedules[row.name].targets() if row.built_in else [row.target]
-        sql = "SELECT target FROM jobs.jobs WHERE kind = $1 AND creator = $2 AND state IN ('QUEUED', 'RUNNING')"
-        busy = {found["target"] for found in await tx.rows(sql, row.kind, f"schedules/{row.name}")}
+        busy = {found["target"] for found in await tx.rows(_BUSY, row.kind, f"schedules/{row.name}")}
         orders: list[Order] = [
             dataclasses.replace(
                 kind.order(target, f"schedules/{row.name}", kind.parse(row.payload), idempotency_key=f"{row.name}/{target}/{tick}"),

@@ -11,11 +11,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
-from kubegems.jobs.v1 import events_pb2
 from libs import log
 from libs.bus import Bus, subjects
 from libs.faults import Fault
-from libs.jobs import claims, keep, metrics, queues, rows, window
+from libs.jobs import claims, keep, metrics, queues, rows, tickets, window
 from libs.jobs.domain import Kind
 from libs.jobs.reconcile import Reconciler
 from libs.jobs.runner import LEASE
@@ -28,7 +27,6 @@ CHECK_SECONDS = 60.0
 _PAUSE = 0.005
 _SEND_SECONDS = 5.0
 _RATE_SECONDS = 1.0
-_TYPE = events_pb2.JobDispatch.DESCRIPTOR.full_name
 _log = log.get("libs.jobs")
 
 
@@ -40,11 +38,12 @@ class Dispatcher:
         window: messages under way at least; it grows with what is claimed in a second, so that it is never the limit.
         check_seconds: between two comparisons of database and stream.
         lease: the runners'.
+        bundle: jobs of one message at most; `tickets.bundle` of the runners' concurrency.
     """
 
     def __init__(
         self, database: Database, bus: Bus, kinds: Mapping[str, Kind], *, window: int = 32, check_seconds: float = CHECK_SECONDS,
-        lease: timedelta = LEASE,
+        lease: timedelta = LEASE, bundle: int = 1,
     ) -> None:  # fmt: skip
         self._database = database
         self._bus = bus
@@ -53,18 +52,23 @@ class Dispatcher:
         self._window = window
         self._check_seconds = check_seconds
         self._lease = lease
+        self._bundle = bundle
         self._wake = asyncio.Event()
+        self._news = True  # something may have come that is not known yet
+        self._more = False  # more could be sent than there was room for
         self._reconciler = Reconciler(database, bus)
         self._claimed, self._rate, self._since = 0, 0, time.monotonic()
 
     def wake(self, *_: object) -> None:
         """Looks again now; for a PostgreSQL listener."""
+        self._news = True
         self._wake.set()
 
     def claimed(self, count: int) -> None:
-        """Jobs were claimed: there is room in the window."""
+        """Jobs were claimed: there is room in the window, which matters when something waits for it."""
         self._claimed += count
-        self._wake.set()
+        if self._more:
+            self._wake.set()
 
     async def run(self) -> None:
         """Works until cancelled; a failure is told and tried again."""
@@ -89,15 +93,20 @@ class Dispatcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._wake.wait()
+                    return
+            self._news = True
 
     async def once(self) -> int:
-        """One round: sends what may be sent. How many messages."""
+        """One round: sends what may be sent. How many jobs."""
         self._wake.clear()
+        news, self._news = self._news, False
+        size = self.size
         async with self._database.transaction() as tx:
-            sending = await window.take(tx, window=self.size, known=self._kinds)
-        if sending:
-            await self._send(sending)
-        return len(sending)
+            taken = await window.take(tx, window=size, known=self._kinds, least=max(1, size // 4), releasing=news)
+        self._more = taken.more
+        if taken.messages:
+            await self._send(taken.messages)
+        return len(taken.messages)
 
     @property
     def size(self) -> int:
@@ -110,12 +119,12 @@ class Dispatcher:
 
     async def _send(self, sending: list[Message]) -> None:
         """Over one connection, so in order: the broker's word for the last one holds for all."""
-        *most, last = sending
+        together = min(self._bundle, 1 + len(sending) // 16)
+        *most, (queue, last) = [(subjects.jobs(queue), data) for queue, data in tickets.bundles(sending, together)]
         try:
             async with asyncio.timeout(_SEND_SECONDS):
-                pairs = [(subjects.jobs(message.queue), _body(message)) for message in most]
-                await self._bus.hints(pairs, type_=_TYPE, seconds=_SEND_SECONDS)
-                await self._bus.publish_bytes(subjects.jobs(last.queue), _body(last), type_=_TYPE, seconds=_SEND_SECONDS)
+                await self._bus.hints(most, type_=tickets.TYPE, seconds=_SEND_SECONDS)
+                await self._bus.publish_bytes(queue, last, type_=tickets.TYPE, seconds=_SEND_SECONDS)
         except (Fault, TimeoutError) as error:
             _log.warning("jobs.not_sent", count=len(sending), error=str(error))
             async with self._database.transaction() as tx:
@@ -141,7 +150,3 @@ class Dispatcher:
             await queues.make(tx, self._queues)
             await keep.sweep(tx)
             metrics.show(await queues.figures(tx))
-
-
-def _body(message: Message) -> bytes:
-    return events_pb2.JobDispatch(job=str(message.job), attempt=message.attempt, dispatch=message.dispatch).SerializeToString()

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf import empty_pb2, json_format
 from google.protobuf.message import Message
@@ -85,8 +85,7 @@ class LeaseLost(Exception):
     """Another runner holds the job now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A row of jobs.jobs."""
 
     id: uuid.UUID
@@ -229,6 +228,11 @@ class Kind:
             raise ValueError(f"{self.name}: a kind has a handler or steps")
         if len(set(names)) != len(names):
             raise ValueError(f"{self.name}: two steps have one name")
+
+    @property
+    def seconds(self) -> float:
+        """Longest run of one attempt."""
+        return self.timeout.total_seconds()
 
     def fits(self, target: str) -> bool:
         """Whether a target can be given to it."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
+from libs.jobs.domain import State
 from libs.jobs.queues import Queue
 
 READY = Gauge("kubegems_jobs_ready", "Jobs that could start now.", ["queue"])
@@ -22,6 +25,16 @@ TAKEN_BACK = Counter("kubegems_jobs_taken_back", "Jobs taken back from a worker 
 REPAIRED = Counter("kubegems_jobs_repaired", "Differences between database and stream that were repaired.", ["what"])
 LAST_CHECK = Gauge("kubegems_jobs_last_check_timestamp_seconds", "When database and stream were last compared.")
 MISSED = Counter("kubegems_schedule_runs", "Firings of schedules.", ["outcome"])
+
+
+@cache
+def _attempts(kind: str, state: State) -> Counter:
+    return ATTEMPTS.labels(kind, state.value)
+
+
+def attempt(kind: str, state: State) -> None:
+    """An attempt ended."""
+    _attempts(kind, state).inc()
 
 
 def show(queues: list[Queue]) -> None:

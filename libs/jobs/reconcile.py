@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import uuid
 
-from google.protobuf.message import DecodeError
-
-from kubegems.jobs.v1 import events_pb2
 from libs import log
 from libs.bus import Bus, streams
-from libs.jobs import metrics, window
+from libs.jobs import metrics, tickets, window
 from libs.pg import Database
 
 _MOST_REMOVED = 2000
@@ -30,14 +27,14 @@ class Reconciler:
 
     async def once(self) -> tuple[int, int]:
         """(messages to be sent again, messages removed). Raises Unavailable when one of the two is away."""
-        stored = {seq: _ticket(data) for seq, data in (await self._bus.stored(streams.JOBS.name)).items()}
+        stored = {seq: _tickets(data) for seq, data in (await self._bus.stored(streams.JOBS.name)).items()}
         async with self._database.transaction() as tx:
             sent = await window.sent(tx)
-            missing = set(sent.items()) - set(stored.values())
+            missing = set(sent.items()) - {ticket for found in stored.values() for ticket in found}
             lost = list(missing & self._missing)
             again = await window.unsent(tx, lost)
         self._missing = missing - set(lost)
-        stale = [seq for seq, ticket in stored.items() if ticket is None or sent.get(ticket[0]) != ticket[1]][:_MOST_REMOVED]
+        stale = [seq for seq, found in stored.items() if all(sent.get(job) != dispatch for job, dispatch in found)][:_MOST_REMOVED]
         for sequence in stale:
             await self._bus.remove(streams.JOBS.name, sequence)
         self._tell(again, len(stale))
@@ -51,9 +48,8 @@ class Reconciler:
             _log.warning("jobs.repaired", sent_again=again, removed=removed)
 
 
-def _ticket(data: bytes) -> tuple[uuid.UUID, int] | None:
+def _tickets(data: bytes) -> list[tickets.Ticket]:
     try:
-        dispatch = events_pb2.JobDispatch.FromString(data)
-        return uuid.UUID(dispatch.job), dispatch.dispatch
-    except (ValueError, DecodeError):
-        return None
+        return tickets.parse(data)
+    except ValueError:
+        return []

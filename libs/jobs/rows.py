@@ -12,7 +12,10 @@ SCHEMA = "jobs"
 MOVED = "gems.notice.jobs"
 WAKE = "jobs"
 CANCEL = "jobs_cancel"
-_PER_EVENT = 200  # moves in one event: far below what a message may weigh
+_PER_EVENT = 500  # moves in one event
+_BYTES = 128 * 1024  # of one event
+STATES = {state.value: state for state in State}
+_OPEN = (State.QUEUED.value, State.RUNNING.value)
 
 _NAMES = (
     "id", "kind", "target", "queue", "state", "arguments", "creator", "owner", "percent", "message", "step", "log", "result", "error",
@@ -24,32 +27,59 @@ COLUMNS_OF_J = ", ".join(f"j.{name}" for name in _NAMES)
 
 
 def job(row: Record) -> Job:
-    """The job in a row with COLUMNS."""
-    values = list(row.values())[: len(_NAMES)]
-    values[4] = State(values[4])
-    return Job(*values)
+    """The job in a row that begins with COLUMNS."""
+    return Job._make((*row[:4], STATES[row[4]], *row[5 : len(_NAMES)]))
 
 
 async def moved(tx: Tx, jobs: Sequence[Job], lines: Mapping[object, Sequence[str]] | None = None) -> None:
-    """Tells of moves in the transaction that made them, a few hundred in one event.
+    """Tells of moves in the transaction that made them.
 
     Args:
         tx: of the moves.
         jobs: as they are now.
         lines: new lines of the log by job id.
     """
-    for start in range(0, len(jobs), _PER_EVENT):
-        first, *also = [_event(found, (lines or {}).get(found.id, ())) for found in jobs[start : start + _PER_EVENT]]
-        first.also.extend(also)
-        await outbox.publish(tx, SCHEMA, MOVED, first)
-
-
-def _event(found: Job, lines: Sequence[str]) -> events_pb2.JobMoved:
-    return events_pb2.JobMoved(
-        name=found.name, state=found.state.value, percent=found.percent, message=found.message, target=found.target,
-        creator=found.creator, step=found.step, log_lines=lines, kind=found.kind, attempt=found.attempts,
-        cancel_requested=found.cancel and not found.state.ended, fence=found.fence,
+    found = lines or {}
+    await tell(
+        tx,
+        [
+            event(
+                job, state=job.state.value, percent=job.percent, message=job.message, step=job.step, attempt=job.attempts,
+                cancel=job.cancel, lines=found.get(job.id, ()),
+            )
+            for job in jobs
+        ],
     )  # fmt: skip
+
+
+def event(
+    of: Job, *, state: str, percent: int, message: str, step: str, attempt: int, cancel: bool, lines: Sequence[str]
+) -> events_pb2.JobMoved:
+    """What is told of a move."""
+    return events_pb2.JobMoved(
+        name=of.name, state=state, percent=percent, message=message, target=of.target, creator=of.creator, step=step, log_lines=lines,
+        kind=of.kind, attempt=attempt, cancel_requested=cancel and state in _OPEN, fence=of.fence,
+    )  # fmt: skip
+
+
+async def tell(tx: Tx, events: Sequence[events_pb2.JobMoved]) -> None:
+    """Publishes moves, some hundreds in one message: as many as it may weigh."""
+    part: list[events_pb2.JobMoved] = []
+    weight = 0
+    for told in events:
+        size = told.ByteSize()
+        if part and (weight + size > _BYTES or len(part) == _PER_EVENT):
+            await _publish(tx, part)
+            part, weight = [], 0
+        part.append(told)
+        weight += size
+    if part:
+        await _publish(tx, part)
+
+
+async def _publish(tx: Tx, part: list[events_pb2.JobMoved]) -> None:
+    part[0].also.extend(part[1:])
+    await outbox.publish(tx, SCHEMA, MOVED, part[0])
 
 
 async def wake(tx: Tx) -> None:

@@ -9,24 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
-
-from google.protobuf.message import DecodeError
 
 from kubegems.jobs.v1 import events_pb2
 from libs import log
 from libs.bus import Bus, streams
 from libs.bus.tickets import Ticket as Letter
 from libs.faults import Fault
-from libs.jobs import claims, metrics
+from libs.jobs import claims, metrics, tickets
 from libs.jobs.attempt import Allowed, Attempt, Done, given_back
-from libs.jobs.batch import Batches
-from libs.jobs.claims import Claimed, Outcome, Ticket
+from libs.jobs.claims import Claimed, Outcome
 from libs.jobs.context import Context
 from libs.jobs.domain import Job, Kind, LeaseLost, Reason, State
+from libs.jobs.ending import Ending
+from libs.jobs.tickets import Ticket
 from libs.log import trace
 from libs.pg import Database
 
@@ -36,8 +35,8 @@ FLUSH_SECONDS = 0.2
 DRAIN_SECONDS = 8.0
 DURABLE = "workers"
 _ACK_WAIT = 30.0
-_REFUSALS = 3  # times that an outcome is refused before it is taken for one that cannot be stored
-_WRITE_SECONDS = 60.0  # an outcome is tried to be written for so long; after that the job has long been somebody else's
+_WATCH_SECONDS = 0.1
+_CLAIMS = 2  # statements at a time: while they run, messages gather for the next
 _log = log.get("libs.jobs")
 
 
@@ -46,9 +45,11 @@ class Running:
     """A job that we hold.
 
     Attributes:
-        stop: why its task is cancelled: `cancel`, `drain`, `lost`; empty while it runs.
+        stop: why its task is cancelled: `cancel`, `drain`, `late`, `lost`; empty while it runs.
         asked: loop time at which it was asked to stop.
         begun: loop time at which it began.
+        ending: its outcome is on its way.
+        ended: for who waits for its end.
     """
 
     context: Context
@@ -57,6 +58,8 @@ class Running:
     task: asyncio.Task[None] | None = None
     stop: str = ""
     asked: float = 0.0
+    ending: bool = False
+    ended: list[asyncio.Future[None]] = field(default_factory=list)
 
     def ask(self, why: str, now: float) -> None:
         """Cancels the task, once; a lost lease goes over everything else."""
@@ -66,6 +69,12 @@ class Running:
         self.context.cancel_requested = self.context.cancel_requested or why == "cancel"
         if self.task is not None:
             self.task.cancel()
+
+    async def end(self) -> None:
+        """Returns when the job is no longer ours."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended.append(future)
+        await future
 
 
 class Runner:
@@ -94,11 +103,12 @@ class Runner:
         self._heartbeat = heartbeat
         self._on_claimed = on_claimed
         self._running: dict[uuid.UUID, Running] = {}
-        self._taken = 0  # messages whose claim is under way
+        self._taken = 0  # jobs whose claim is under way
         self._freed = asyncio.Event()
         self._draining = False
-        self._claim = Batches("claim jobs", self._claim_batch)
-        self._finish = Batches("finish jobs", self._finish_batch)
+        self._watched = False  # somebody looks whether time is over
+        self._ending = Ending(database)
+        self._bundle = tickets.bundle(concurrency)
 
     @property
     def running(self) -> int:
@@ -110,82 +120,113 @@ class Runner:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beat(), name="job heartbeat")
             group.create_task(self._flush(), name="job progress")
-            async with contextlib.aclosing(bus.tickets(streams.JOBS.name, durable=DURABLE, room=self._room, ack_wait=_ACK_WAIT)) as letters:
-                async for letter in letters:
-                    self._taken += 1
-                    group.create_task(self._receive(letter), name="job message")
+            claiming = asyncio.Semaphore(_CLAIMS - 1)
+            async with contextlib.aclosing(bus.tickets(streams.JOBS.name, durable=DURABLE, room=self._room, ack_wait=_ACK_WAIT)) as pages:
+                async for page in pages:
+                    group.create_task(self._receive(page, claiming), name="job messages")
+                    await claiming.acquire()
 
     async def _room(self) -> int:
-        """How many messages to ask for; waits until it is at least one."""
-        while (room := self._concurrency - len(self._running) - self._taken) < 1 or self._draining:
+        """How many messages to ask for; waits until there is room for the jobs of one."""
+        while (room := (self._concurrency - len(self._running) - self._taken) // self._bundle) < 1 or self._draining:
             self._freed.clear()
             await self._freed.wait()
         return room
 
-    async def _receive(self, letter: Letter) -> None:
+    async def _receive(self, page: Sequence[Letter], claiming: asyncio.Semaphore) -> None:
+        asked: list[Ticket] = []
+        good: list[Letter] = []
         try:
-            ticket = _ticket(events_pb2.JobDispatch.FromString(letter.data))
-        except (ValueError, DecodeError) as error:
-            _log.error("job.message_rejected", error=str(error))
-            self._taken -= 1
-            await letter.term()
-            return
-        if self._draining:
-            self._taken -= 1
-            await letter.again(0)
-            return
-        try:
-            claimed = await self._claim(ticket)
-        except Exception as error:  # noqa: BLE001 -- the message comes again; whatever it is, the job waits in PostgreSQL
-            _log.warning("job.claim_failed", job=str(ticket[0]), error=repr(error))
-            await letter.again(1.0)
-            return
+            good += [letter for letter in page if await self._read(letter, asked)]
+            self._taken += len(asked)
+            try:
+                await self._take(asked)
+            finally:
+                self._taken -= len(asked)
+                self._freed.set()
+        except Exception as error:  # noqa: BLE001 -- the messages come again; whatever it is, the jobs wait in PostgreSQL
+            _log.warning("job.claim_failed", count=len(asked), error=repr(error))
+            for letter in good:
+                await letter.again(1.0)
+        else:
+            for letter in good:
+                await letter.ack()
         finally:
-            self._taken -= 1
-            self._freed.set()
-        self._start(claimed)
-        await letter.ack()
+            claiming.release()
+
+    async def _read(self, letter: Letter, asked: list[Ticket]) -> bool:
+        """Adds what a message asks for; False when there is nothing to be done with it any more."""
+        if self._draining:
+            await letter.again(0)
+            return False
+        try:
+            asked += tickets.parse(letter.data)
+        except ValueError as error:
+            _log.error("job.message_rejected", error=str(error))
+            await letter.term()
+            return False
+        return True
 
     async def handle(self, dispatch: events_pb2.JobDispatch) -> None:
-        """Answers one message and waits for the end of the attempt; for who has no stream."""
-        running = self._start(await self._claim(_ticket(dispatch)))
-        if running is not None and running.task is not None:
-            await asyncio.wait([running.task])
+        """Answers one message and waits for the end of its attempts; for who has no stream."""
+        ends = [running.end() for running in await self._take(tickets.of(dispatch))]
+        await asyncio.gather(*ends)
 
-    async def _claim_batch(self, tickets: list[Ticket]) -> list[Claimed | None]:
+    async def _take(self, asked: Sequence[Ticket]) -> list[Running]:
+        """Claims, and starts what is ours."""
+        if not asked:
+            return []
         async with self._database.transaction() as tx:
-            found = await claims.claim_all(tx, tickets, lease=self._lease, worker=self._worker, known=self._known)
+            found = await claims.claim_all(tx, asked, lease=self._lease, worker=self._worker, known=self._known)
         metrics.CLAIMS.inc(len(found))
         self._on_claimed(len(found))
-        return [found.pop(ticket[0], None) for ticket in tickets]  # a message that came twice finds nothing the second time
+        now = asyncio.get_running_loop().time()
+        return [self._start(claimed, now) for claimed in found]
 
-    def _start(self, claimed: Claimed | None) -> Running | None:
-        if claimed is None:
-            return None
+    def _start(self, claimed: Claimed, now: float) -> Running:
         job = claimed.job
         metrics.LAG.observe(claimed.lag)
-        running = Running(Context(job, self._database), self._kinds[job.kind], asyncio.get_running_loop().time())
+        running = Running(Context(job, self._database), self._kinds[job.kind], now)
         self._running[job.id] = running
-        running.task = asyncio.create_task(self._attempt(running), name=f"job {job.id}")
+        if not self._watched:
+            self._watched = True
+            asyncio.get_running_loop().call_later(_WATCH_SECONDS, self._watch)
+        running.task = asyncio.create_task(self._attempt(running), name=job.kind)
         return running
 
     async def _attempt(self, running: Running) -> None:
         job = running.context.job
-        attributes: dict[str, str | int | bool] = {
-            "job.id": str(job.id), "job.kind": job.kind, "job.target": job.target, "job.attempt": job.attempts, "job.fence": job.fence,
-        }  # fmt: skip
+        outcome = None
         try:
-            with trace.light(f"job {job.kind}", parent=job.traceparent, kind=trace.SpanKind.CONSUMER, attributes=attributes) as span:
+            with _span(job) as span:
                 outcome = await self._outcome(running)
-                if outcome is not None:
-                    if outcome.error:
-                        trace.fail(span, outcome.error)
-                    await self._write(running, outcome)
+                if outcome is not None and outcome.error:
+                    trace.fail(span, outcome.error)
         finally:
-            self._running.pop(job.id, None)
-            self._freed.set()
+            if outcome is None:
+                self._forget(running)
+            else:
+                self._end(running, outcome)
 
-    async def _outcome(self, running: Running) -> Outcome | None:  # noqa: PLR0911 -- one line per way an attempt can end
+    def _end(self, running: Running, outcome: Outcome) -> None:
+        """Hands an outcome on; the job stays ours until it is written."""
+        running.ending, running.context.dirty = True, False
+
+        def told(written: Outcome, state: State | None) -> None:
+            self._tell(running.context.job, state, written.error)
+            self._forget(running)
+
+        self._ending.add(outcome, told, lambda: running.stop == "lost")
+
+    def _forget(self, running: Running) -> None:
+        if self._running.get(running.context.job.id) is running:
+            del self._running[running.context.job.id]
+        for future in running.ended:
+            if not future.done():
+                future.set_result(None)
+        self._freed.set()
+
+    async def _outcome(self, running: Running) -> Outcome | None:
         """None: there is nothing to write."""
         context, job = running.context, running.context.job
         attempt = Attempt(context, running.kind, self._database, self._allowed)
@@ -194,7 +235,7 @@ class Runner:
                 return given_back(context, job)
             outcome = await attempt.run()
         except Done:
-            self._told(job, State.SUCCEEDED, "")
+            self._tell(job, State.SUCCEEDED, "")
             return None
         except LeaseLost:
             _log.info("job.lease_lost", job=job.name, fence=job.fence)
@@ -203,59 +244,50 @@ class Runner:
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
-            if running.stop == "lost":
-                _log.info("job.lease_lost", job=job.name, fence=job.fence)
-                return None
-            if running.stop == "cancel":
-                return attempt.outcome(State.CANCELLED, error="cancelled", reason=Reason.CANCELLED)
-            return given_back(context, job)
+            return self._stopped(running, attempt)
         if running.stop == "drain" and outcome.state in (State.QUEUED, State.DEAD, State.FAILED):
             return given_back(context, job)
         return outcome
 
-    async def _write(self, running: Running, outcome: Outcome) -> None:
-        """Writes an outcome, through a database that is away for a while; a stop of the process waits for it."""
-        job = running.context.job
-        deadline, refused = asyncio.get_running_loop().time() + _WRITE_SECONDS, 0
-        while True:
-            try:
-                ended = await self._finish(outcome)  # once it is in the batch, a cancel ends the wait only
-            except Fault as fault:
-                if asyncio.get_running_loop().time() > deadline or running.stop == "lost":
-                    _log.error("job.outcome_lost", job=job.name, state=outcome.state.value, error=str(fault))
-                    return
-                await asyncio.sleep(0.5)
-            except Exception as error:  # noqa: BLE001 -- what cannot be stored is an end too: one that can be stored
-                refused += 1
-                _log.error("job.outcome_refused", job=job.name, exc_info=error)
-                if refused < _REFUSALS:
-                    await asyncio.sleep(0.1)
-                    continue
-                report = claims.Report(job)
-                why = "its outcome could not be stored"
-                outcome = Outcome(report=report, state=State.FAILED, error=why, reason=Reason.NOT_RETRYABLE)
-            else:
-                self._told(job, State(ended.state) if ended else None, outcome.error)
-                return
+    def _watch(self) -> None:
+        """Stops those whose time is over: one look at all now and then is cheaper than a timer for each."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for running in self._running.values():
+            if now - running.begun > running.kind.seconds and not running.ending:
+                running.ask("late", now)
+        self._watched = bool(self._running)
+        if self._watched:
+            loop.call_later(_WATCH_SECONDS, self._watch)
 
-    async def _finish_batch(self, outcomes: list[Outcome]) -> list[Job | None]:
-        async with self._database.transaction() as tx:
-            ended = await claims.finish(tx, outcomes)
-        return [ended.get(outcome.report.job.id) for outcome in outcomes]
+    @staticmethod
+    def _stopped(running: Running, attempt: Attempt) -> Outcome | None:
+        """What becomes of an attempt that let itself be stopped."""
+        context, job = running.context, running.context.job
+        if running.stop == "lost":
+            _log.info("job.lease_lost", job=job.name, fence=job.fence)
+            return None
+        if running.stop == "cancel":
+            return attempt.outcome(State.CANCELLED, error="cancelled", reason=Reason.CANCELLED)
+        if running.stop == "late":
+            return attempt.retry(f"took longer than {running.kind.timeout}", None, Reason.TIMEOUT)
+        return given_back(context, job)
 
-    def _told(self, job: Job, state: State | None, error: str) -> None:
+    def _tell(self, job: Job, state: State | None, error: str) -> None:
         if state is None:
             _log.info("job.lease_lost", job=job.name, fence=job.fence)
             return
-        metrics.ATTEMPTS.labels(job.kind, state.value).inc()
+        metrics.attempt(job.kind, state)
         if error:  # what went well is in row, span and figures
             _log.warning("job.attempted", job=job.name, kind=job.kind, state=state.value, attempt=job.attempts, error=error)
 
     async def _flush(self) -> None:
-        """Writes progress and log of those that have news."""
+        """Writes progress and log of those that have news and are not about to end."""
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            news = [running for running in self._running.values() if running.context.dirty]
+            before = loop.time() - FLUSH_SECONDS
+            news = [running for running in self._running.values() if running.context.dirty and running.begun <= before]
             if not news:
                 continue
             try:
@@ -308,16 +340,19 @@ class Runner:
         now = asyncio.get_running_loop().time()
         for running in list(self._running.values()):
             grace, job = running.kind.cancel_grace.total_seconds(), running.context.job
-            late = running.stop == "cancel" and now - running.asked > grace
-            overdue = not running.stop and now - running.begun > running.kind.timeout.total_seconds() + grace
-            if not (late or overdue):
+            if running.ending or running.stop not in ("cancel", "late") or now - running.asked <= grace:
                 continue
             _log.error("job.does_not_stop", job=job.name, kind=job.kind)
             attempt = Attempt(running.context, running.kind, self._database, self._allowed)
             cancelled = attempt.outcome(State.CANCELLED, error="cancelled; it did not stop by itself", reason=Reason.CANCELLED)
             overtime = attempt.retry(f"took longer than {running.kind.timeout} and did not stop", None, Reason.TIMEOUT)
-            await self._finish(cancelled if late else overtime)
-            running.ask("lost", now)
+            await self._take_away(running, cancelled if running.stop == "cancel" else overtime)
+
+    async def _take_away(self, running: Running, outcome: Outcome) -> None:
+        """Ends an attempt over its handler's head."""
+        async with self._database.transaction() as tx:
+            await claims.finish(tx, [outcome])
+        running.ask("lost", asyncio.get_running_loop().time())
 
     def cancelled(self, payload: str) -> None:
         """A user wants a job to stop; for a PostgreSQL listener. The heartbeat finds what this misses."""
@@ -334,14 +369,16 @@ class Runner:
         """Takes no more, and gives back what runs: others go on with it at once, and the attempt does not count."""
         self._draining = True
         self._stop_all("drain")
-        tasks = [running.task for running in self._running.values() if running.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
+        if self._running:
+            ends = [asyncio.ensure_future(running.end()) for running in self._running.values()]
+            await asyncio.wait(ends, timeout=DRAIN_SECONDS)
         for running in list(self._running.values()):  # does not let itself be stopped: taken from it
             with contextlib.suppress(Fault):
-                await self._finish(given_back(running.context, running.context.job))
-            running.ask("lost", 0.0)
+                await self._take_away(running, given_back(running.context, running.context.job))
 
 
-def _ticket(dispatch: Any) -> Ticket:
-    return uuid.UUID(dispatch.job), dispatch.dispatch
+def _span(job: Job) -> AbstractContextManager[trace.Span]:
+    def attributes() -> dict[str, str | int | bool]:
+        return {"job.id": str(job.id), "job.kind": job.kind, "job.target": job.target, "job.attempt": job.attempts, "job.fence": job.fence}
+
+    return trace.light(f"job {job.kind}", parent=job.traceparent, kind=trace.SpanKind.CONSUMER, attributes=attributes)

@@ -66,8 +66,9 @@ turns AS (
          WHERE {_READY} AND queue = l.queue AND tenant = l.tenant ORDER BY queue, tenant, priority DESC, id LIMIT $1) AS c
      WHERE NOT EXISTS (SELECT 1 FROM jobs.queues q WHERE q.name = l.queue AND q.paused)),
 chosen AS (SELECT id, turn FROM turns ORDER BY turn, id LIMIT $1)
-SELECT j.id, j.kind, j.queue, j.concurrency_key, j.attempts, chosen.turn FROM jobs.jobs j JOIN chosen ON chosen.id = j.id
- WHERE j.{_READY.replace(" AND ", " AND j.")} ORDER BY chosen.turn, j.id FOR UPDATE OF j SKIP LOCKED
+SELECT j.* FROM (SELECT id FROM chosen ORDER BY turn, id) AS c CROSS JOIN LATERAL (
+    SELECT id, queue, attempts, dispatch, kind, concurrency_key FROM jobs.jobs
+     WHERE id = c.id AND {_READY} FOR UPDATE SKIP LOCKED) AS j
 """
 
 _PARK = "UPDATE jobs.jobs SET waits = $2 WHERE id = ANY($1)"
@@ -75,9 +76,7 @@ _HELD = """
 SELECT concurrency_key FROM jobs.jobs WHERE concurrency_key = ANY($1) AND state = 'RUNNING'
 UNION SELECT concurrency_key FROM jobs.jobs WHERE concurrency_key = ANY($1) AND state = 'QUEUED' AND dispatch_time IS NOT NULL
 """
-_TAKE = """
-UPDATE jobs.jobs SET dispatch = dispatch + 1, dispatch_time = jobs.clock() WHERE id = ANY($1) RETURNING id, dispatch
-"""
+_TAKE = "UPDATE jobs.jobs SET dispatch = dispatch + 1, dispatch_time = jobs.clock() WHERE id = ANY($1)"
 
 
 class Message(NamedTuple):
@@ -89,6 +88,17 @@ class Message(NamedTuple):
     dispatch: int
 
 
+class Taken(NamedTuple):
+    """What may be sent now.
+
+    Attributes:
+        more: there was more than the room for it, or another dispatcher is at it: look again when there is room.
+    """
+
+    messages: list[Message]
+    more: bool
+
+
 async def release(tx: Tx, known: Sequence[str]) -> None:
     """Lets go what waited for its time, a key or a worker that knows the kind."""
     await tx.execute(_DUE)
@@ -96,19 +106,28 @@ async def release(tx: Tx, known: Sequence[str]) -> None:
     await tx.execute(_FREED)
 
 
-async def take(tx: Tx, *, window: int, known: Sequence[str]) -> list[Message]:
-    """What may be sent now, so that at most `window` messages are under way; nothing while another dispatcher is at it."""
+async def take(tx: Tx, *, window: int, known: Sequence[str], least: int = 1, releasing: bool = True) -> Taken:
+    """What may be sent now, so that at most `window` messages are under way; nothing while another dispatcher is at it.
+
+    Args:
+        tx: the transaction.
+        window: messages under way at most.
+        known: kinds that workers know.
+        least: with less room than this nothing is looked for.
+        releasing: first lets go what waited and need not any more.
+    """
     if not await tx.value(_LEAD):
-        return []
-    await release(tx, known)
+        return Taken([], more=True)
+    if releasing:
+        await release(tx, known)
     room = window - await tx.value(_SENT)
-    if room <= 0:
-        return []
-    picked = await _fit(tx, await tx.rows(_PICK, room), set(known))
-    if not picked:
-        return []
-    numbers = {row["id"]: row["dispatch"] for row in await tx.rows(_TAKE, [row["id"] for row in picked])}
-    return [Message(row["id"], row["queue"], row["attempts"] + 1, numbers[row["id"]]) for row in picked]
+    if room < least:
+        return Taken([], more=True)
+    picked = await tx.rows(_PICK, room)
+    fit = await _fit(tx, picked, set(known))
+    if fit:
+        await tx.execute(_TAKE, [row["id"] for row in fit])
+    return Taken([Message(row["id"], row["queue"], row["attempts"] + 1, row["dispatch"] + 1) for row in fit], more=len(picked) >= room)
 
 
 async def _fit(tx: Tx, picked: list[Record], known: set[str]) -> list[Record]:
@@ -133,7 +152,7 @@ async def _fit(tx: Tx, picked: list[Record], known: set[str]) -> list[Record]:
 
 _UNSENT = """
 UPDATE jobs.jobs j SET dispatch_time = NULL FROM unnest($1::uuid[], $2::bigint[]) AS m (id, dispatch)
- WHERE j.id = m.id AND j.dispatch = m.dispatch AND j.state = 'QUEUED'
+ WHERE j.id = ANY($1) AND j.id = m.id AND j.dispatch = m.dispatch AND j.state = 'QUEUED'
 """
 
 

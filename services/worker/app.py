@@ -11,6 +11,7 @@ from libs import audit, jobs, rpc
 from libs.audit import Auditor, PgUnits
 from libs.bus import Bus
 from libs.bus.relay import Relay
+from libs.jobs import tickets
 from libs.jobs.clockwork import Clockwork
 from libs.jobs.dispatch import Dispatcher
 from libs.jobs.runner import Runner
@@ -87,7 +88,7 @@ async def _serve(
 
 
 async def _work(*, config: Config, life: Life, database: Database, bus: Bus, gateway: Gateway, known: jobs.Kinds) -> None:
-    dispatcher = Dispatcher(database, bus, known, window=2 * config.concurrency)
+    dispatcher = Dispatcher(database, bus, known, window=2 * config.concurrency, bundle=tickets.bundle(config.concurrency))
     runner = Runner(
         database, known, allowed=gateway.allowed, worker=f"{socket.gethostname()}/{os.getpid()}", concurrency=config.concurrency,
         on_claimed=dispatcher.claimed,

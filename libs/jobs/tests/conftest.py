@@ -68,7 +68,7 @@ class Desk:
     async def messages(self, size: int = 100, known: list[str] | None = None) -> list[events_pb2.JobDispatch]:
         """What the dispatcher would send now."""
         async with self.database.transaction() as tx:
-            taken = await window.take(tx, window=size, known=sorted(self.known) if known is None else known)
+            taken = (await window.take(tx, window=size, known=sorted(self.known) if known is None else known)).messages
         return [events_pb2.JobDispatch(job=str(m.job), attempt=m.attempt, dispatch=m.dispatch) for m in taken]
 
     async def work(self, **more: Any) -> None:

@@ -159,7 +159,7 @@ async def test_a_dead_runners_job_is_taken_back_and_its_late_outcome_ignored(des
     assert (await desk.get(job)).result == {"by": "second"}
     async with desk.database.transaction() as tx:
         log = await tx.rows("SELECT fence, outcome FROM jobs.claims ORDER BY fence")
-    assert [(c["fence"], c["outcome"]) for c in log] == [(1, None), (2, "SUCCEEDED")]
+    assert [(c["fence"], c["outcome"]) for c in log] == [(1, "WORKER_LOST"), (2, "SUCCEEDED")]
 
 
 async def test_a_job_that_kills_its_workers_ends_dead(desk: Desk) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kubegems.fleet.v1 import upkeep_service_pb2 as upkeep
+from kubegems.jobs.v1 import events_pb2
 from libs import audit, jobs
 from libs.crypt.ca import Authority
 from libs.faults import Unavailable
@@ -81,8 +82,8 @@ class Bench:
         runner = Runner(self.database, known, allowed=may, worker="w")
         async with self.database.transaction() as tx:
             job = (await jobs.enqueue(tx, known[kind].order(target, "schedules/x"))).job
-            [message] = await window.take(tx, window=10, known=sorted(known))
-        await runner.handle(type("M", (), {"job": str(message.job), "dispatch": message.dispatch})())
+            [message] = (await window.take(tx, window=10, known=sorted(known))).messages
+        await runner.handle(events_pb2.JobDispatch(job=str(message.job), dispatch=message.dispatch))
         async with self.database.transaction() as tx:
             done = await jobs.store.get(tx, job.id)
         assert done is not None

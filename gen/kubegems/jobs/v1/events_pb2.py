@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkubegems/jobs/v1/events.proto\x12\x10kubegems.jobs.v1\"=\n\x0bJobDispatch\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08\x64ispatch\x18\x03 \x01(\x03\"\xfd\x01\n\x08JobMoved\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\t\x12\x11\n\tlog_lines\x18\x08 \x03(\t\x12\x0c\n\x04kind\x18\t \x01(\t\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12(\n\x04\x61lso\x18\x0b \x03(\x0b\x32\x1a.kubegems.jobs.v1.JobMoved\x12\x18\n\x10\x63\x61ncel_requested\x18\x0c \x01(\x08\x12\r\n\x05\x66\x65nce\x18\r \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkubegems/jobs/v1/events.proto\x12\x10kubegems.jobs.v1\"j\n\x0bJobDispatch\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08\x64ispatch\x18\x03 \x01(\x03\x12+\n\x04\x61lso\x18\x04 \x03(\x0b\x32\x1d.kubegems.jobs.v1.JobDispatch\"\xfd\x01\n\x08JobMoved\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\t\x12\x11\n\tlog_lines\x18\x08 \x03(\t\x12\x0c\n\x04kind\x18\t \x01(\t\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12(\n\x04\x61lso\x18\x0b \x03(\x0b\x32\x1a.kubegems.jobs.v1.JobMoved\x12\x18\n\x10\x63\x61ncel_requested\x18\x0c \x01(\x08\x12\r\n\x05\x66\x65nce\x18\r \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kubegems.jobs.v1.events_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOBDISPATCH']._serialized_start=51
-  _globals['_JOBDISPATCH']._serialized_end=112
-  _globals['_JOBMOVED']._serialized_start=115
-  _globals['_JOBMOVED']._serialized_end=368
+  _globals['_JOBDISPATCH']._serialized_end=157
+  _globals['_JOBMOVED']._serialized_start=160
+  _globals['_JOBMOVED']._serialized_end=413
 # @@protoc_insertion_point(module_scope)

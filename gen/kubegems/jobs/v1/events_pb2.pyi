@@ -20,29 +20,35 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class JobDispatch(_message.Message):
-    """JobDispatch is one message of the work queue: everything else is in PostgreSQL."""
+    """JobDispatch is what a message of the work queue says of a job: everything else is in PostgreSQL."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     DISPATCH_FIELD_NUMBER: _builtins.int
+    ALSO_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Id of the job."""
     attempt: _builtins.int
     """Attempt that may start."""
     dispatch: _builtins.int
     """Dispatch of that attempt; only the newest may claim."""
+    @_builtins.property
+    def also(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobDispatch]:
+        """Other jobs of the same message: when many wait, some go together."""
+
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         attempt: _builtins.int = ...,
         dispatch: _builtins.int = ...,
+        also: _abc.Iterable[Global___JobDispatch] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dispatch", b"dispatch", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also", b"also", "attempt", b"attempt", "dispatch", b"dispatch", "job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -81,19 +82,25 @@ class Door:
             Grants(self.key, cluster_uid=uid, session=session, now_millis=self.now_millis),
             self.clock.monotonic(), serial, protocol, await self.number(),
         )  # fmt: skip
-        return tunnel, (certificate.not_valid_after_utc - self.clock.now()).total_seconds()
+        return tunnel, self._left(certificate)
 
-    async def gateway(self, connection: AnyConnection) -> None:
-        """Greets another gateway of this hub; raises Refused."""
+    async def gateway(self, connection: AnyConnection) -> float:
+        """Greets another gateway of this hub; the seconds its certificate is good for; raises Refused."""
         mux = connection.mux
+        certificate = connection.certificate()
+        assert certificate is not None, "is_gateway looked at it"
         mux.limits = replace(mux.limits, streams=PEER_STREAMS)
         hello = await self._greeted(connection, tunnel_pb2.Hello(version=self.version, hub_uid=self.hub_uid), "")
         if hello.hub_uid != self.hub_uid:
             raise Refused("another hub's gateway")
+        return self._left(certificate)
 
     def now_millis(self) -> int:
         """Hub time, in milliseconds since 1970."""
         return int(self.clock.now().timestamp() * 1000)
+
+    def _left(self, certificate: x509.Certificate) -> float:
+        return (certificate.not_valid_after_utc - self.clock.now()).total_seconds()
 
     async def _greeted(self, connection: AnyConnection, ours: tunnel_pb2.Hello, uid: str) -> tunnel_pb2.Hello:
         connection.mux.hello(ours.SerializeToString())
@@ -108,6 +115,16 @@ def cluster_of(certificate: x509.Certificate | None) -> str:
     name = spiffe_id(certificate) if certificate is not None else ""
     uid = name.removeprefix(CLUSTER) if name.startswith(CLUSTER) else ""
     return "" if "/" in uid else uid
+
+
+def counter() -> Number:
+    """Numbers of one gateway that is alone."""
+    numbers = itertools.count(1)
+
+    async def number() -> int:
+        return next(numbers)
+
+    return number
 
 
 def is_gateway(connection: AnyConnection) -> bool:

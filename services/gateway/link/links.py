@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import ssl
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 from cryptography import x509
@@ -20,7 +18,7 @@ from kubegems.agent.v1 import tunnel_pb2
 from libs import log
 from libs.clock import Clock, new_id
 from libs.crypt.signing import SigningKey
-from libs.faults import Unavailable
+from libs.faults import Fault, Unavailable
 from libs.rpc.peers import CLUSTER
 from libs.rpc.pipeline import Pipeline
 from libs.tunnel import Limits, Reset, Stream, calls
@@ -33,8 +31,9 @@ from services.gateway.fleet.health_store import Measure
 from services.gateway.link import metrics
 from services.gateway.link.announcer import Announcer, OnChange
 from services.gateway.link.broker_stream import BrokerStreams
-from services.gateway.link.door import Allowed, AnyConnection, Door, Number, Refused, cluster_of, is_gateway
+from services.gateway.link.door import Allowed, AnyConnection, Door, Number, Refused, cluster_of, counter, is_gateway
 from services.gateway.link.exchange import Body, Exchange, Renew
+from services.gateway.link.flaps import Flaps
 from services.gateway.link.forwarding import ForwardDesk
 from services.gateway.link.grants import Principal
 from services.gateway.link.leaving import Leaving
@@ -45,9 +44,8 @@ from services.gateway.link.tunnel import Tunnel
 PROTOCOLS = (2, 1)  # newest first; each release speaks the one before it too
 CALL_SECONDS = 30.0
 RETRY_AFTER = timedelta(seconds=5)
-_FLAPS = 3  # replacements within _FLAP_SECONDS that are reported
-_FLAP_SECONDS = 60.0
 _log = log.get("services.gateway.link")
+T = TypeVar("T")
 
 
 class ClusterOffline(Unavailable):
@@ -84,13 +82,13 @@ class Links:
         self._clock = clock
         self._limits = limits
         self._door = Door(
-            hub_uid, version, tuple(protocols), allowed, number or _counter(), clock, SigningKey.generate(new_id().hex)
+            hub_uid, version, tuple(protocols), allowed, number or counter(), clock, SigningKey.generate(new_id().hex)
         )  # fmt: skip
         self._peers = peers
         self._broker = BrokerStreams(broker)
         self._tunnels: dict[str, Tunnel] = {}
         self._leaving = Leaving()
-        self._replaced: dict[str, deque[float]] = {}
+        self._flaps = Flaps()
         self._connections: set[asyncio.Task[None]] = set()
         self._announcer = Announcer(on_change) if on_change else None
         figures = metrics.of(registry)
@@ -173,13 +171,9 @@ class Links:
         """What each tunnel tells of itself, by cluster uid."""
         now = self._clock.monotonic()
         return {
-            uid: Measure(t.mux.rtt, t.mux.peer_ahead_millis / 1000, t.mux.time() - t.mux.heard, flapping=self._flaps(uid, now))
+            uid: Measure(t.mux.rtt, t.mux.peer_ahead_millis / 1000, t.mux.time() - t.mux.heard, flapping=self._flaps.seen(uid, now))
             for uid, t in self._tunnels.items()
         }
-
-    def _flaps(self, uid: str, now: float) -> bool:
-        times = self._replaced.get(uid) or deque[float]()
-        return len(times) == _FLAPS and now - times[0] < _FLAP_SECONDS
 
     async def call(
         self,
@@ -204,7 +198,7 @@ class Links:
         Raises:
             Fault: what the agent answered; ClusterOffline; DeadlineExceeded.
         """
-        return await (await self._road(uid, cluster)).call(method, request, principal, timeout=timeout)
+        return await self._on_road(uid, cluster, lambda road: road.call(method, request, principal, timeout=timeout))
 
     async def kubernetes(
         self, uid: str, request: Request, body: Body, principal: Principal, *,
@@ -224,8 +218,9 @@ class Links:
         Raises:
             Fault: ClusterOffline, Invalid, PermissionDenied, DeadlineExceeded, or why the API server could not be asked.
         """
-        road = await self._road(uid, cluster)
-        return await road.kubernetes(request, body, principal, renew=renew, head_seconds=head_seconds)
+        return await self._on_road(
+            uid, cluster, lambda road: road.kubernetes(request, body, principal, renew=renew, head_seconds=head_seconds)
+        )
 
     def disconnect(self, uid: str, why: str) -> bool:
         """Drops a cluster's tunnel, because it was revoked or removed; whether there was one here."""
@@ -238,10 +233,22 @@ class Links:
         """A cluster's tunnel held here; raises ClusterOffline."""
         tunnel = self._tunnels.get(uid)
         if tunnel is None:
-            name = cluster or uid
-            message = f"cluster {name} is offline: its agent is not connected to the hub; try again when it is"
-            raise ClusterOffline(message, {"cluster": name}, retry_after=RETRY_AFTER)
+            raise self._offline(uid, cluster)
         return tunnel
+
+    def _offline(self, uid: str, cluster: str) -> ClusterOffline:
+        name = cluster or uid
+        message = f"cluster {name} is offline: its agent is not connected to the hub; try again when it is"
+        return ClusterOffline(message, {"cluster": name}, retry_after=RETRY_AFTER)
+
+    async def _on_road(self, uid: str, cluster: str, ask: Callable[[Road], Awaitable[T]]) -> T:
+        road = await self._road(uid, cluster)
+        try:
+            return await ask(road)
+        except Fault as fault:
+            if fault.reason == ClusterOffline.reason and not isinstance(road, Tunnel):
+                raise self._offline(uid, cluster) from fault  # the gateway that was asked does not know its name
+            raise
 
     async def _road(self, uid: str, cluster: str) -> Road:
         if uid not in self._tunnels and self._peers is not None and (road := await self._peers.road(uid)) is not None:
@@ -296,13 +303,13 @@ class Links:
     async def _run(self, connection: AnyConnection) -> None:
         """A connection from its first byte to its last; a task's whole life."""
         mux = connection.mux
+        tunnel: Tunnel | None = None
         try:
             if is_gateway(connection):
-                await self._door.gateway(connection)
-                await mux.closed()
-                return
-            tunnel, expires = await self._door.agent(connection)
-            self._take(tunnel)
+                expires = await self._door.gateway(connection)
+            else:
+                tunnel, expires = await self._door.agent(connection)
+                self._take(tunnel)
         except Refused as refused:
             self._refused.labels(refused.why).inc()
             _log.warning("tunnel.refused", why=refused.why, address=connection.peer, cluster_uid=refused.uid)
@@ -316,9 +323,10 @@ class Links:
             async with asyncio.timeout(expires):
                 await mux.closed()
         except TimeoutError:
-            mux.abort("the agent's certificate expired")
+            mux.abort("the peer's certificate expired")
         finally:
-            self._drop(tunnel)
+            if tunnel is not None:
+                self._drop(tunnel)
 
     def _take(self, tunnel: Tunnel) -> None:
         old = self._tunnels.get(tunnel.uid)
@@ -337,9 +345,7 @@ class Links:
 
     def _report_flapping(self, new: Tunnel, other: str) -> None:
         """Two agents with one certificate push each other out; that is worth an operator's eye."""
-        times = self._replaced.setdefault(new.uid, deque(maxlen=_FLAPS))
-        times.append(new.since)
-        if len(times) == _FLAPS and new.since - times[0] < _FLAP_SECONDS:
+        if self._flaps.replaced(new.uid, new.since):
             _log.error("tunnel.flapping", cluster_uid=new.uid, address=new.address, other_address=other)
 
     def _drop(self, tunnel: Tunnel) -> None:
@@ -382,12 +388,3 @@ class Links:
             return
         peer, parent, metadata = CLUSTER + uid, opened.traceparent, {PROTOCOL_KEY: str(tunnel.protocol)}
         await calls.serve(stream, opened.call, self._pipeline, peer=peer, traceparent=parent, address=connection.peer, metadata=metadata)
-
-
-def _counter() -> Number:
-    numbers = itertools.count(1)
-
-    async def number() -> int:
-        return next(numbers)
-
-    return number

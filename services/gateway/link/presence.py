@@ -24,6 +24,7 @@ from libs.faults import Fault
 
 _BEAT = 2.0  # seconds between signs of life
 LAPSE = 7.0  # seconds after which a silent gateway is gone
+_REPLAYED = 2  # own signs of life heard since the bucket was read from its start: the first may be of before
 _RETRY = 0.5
 _PUBLISH = 3.0
 _CLUSTERS, _GATEWAYS = subjects.tunnel("x")[:-1], subjects.gateway("x")[:-1]
@@ -69,6 +70,8 @@ class Presence:
         self._some = asyncio.Event()
         self._sequence = 0
         self._echoed = 0.0
+        self._echoes = 0
+        self._unheard: set[str] = set()
         self._draining = False
         self._left = False
 
@@ -136,11 +139,24 @@ class Presence:
                     async for received in source:
                         if received.gap and begun:
                             break  # the bucket was made anew, perhaps: read it from its start
-                        begun = True
+                        if not begun:
+                            begun = True
+                            self._anew()
                         self._heard(received)
             except Fault as fault:
                 _log.warning("tunnels.not_followed", problem=str(fault))
             await asyncio.sleep(_RETRY * random.uniform(0.5, 1.5))  # noqa: S311 -- jitter
+
+    def _anew(self) -> None:
+        """The bucket is read from its start: what is held here is told again, what others told stays until it is seen to be gone."""
+        self._unheard, self._echoes = set(self._map), 0
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        for uid in [uid for uid, found in self._map.items() if found.replica == self.replica]:
+            del self._map[uid]
+        self._dirty.update(self._holdings())
+        self._some.set()
 
     def _heard(self, received: Received) -> None:
         try:
@@ -156,16 +172,24 @@ class Presence:
         now = asyncio.get_running_loop().time()
         if replica == self.replica:
             self._echoed = now
+            self._echoes += 1
+            if self._echoes == _REPLAYED:
+                for uid in self._unheard:
+                    self._map.pop(uid, None)
         elif holder.replica:
             self._gateways[replica] = _Gateway(holder, now)
         else:
             self._gateways.pop(replica, None)
 
     def _heard_cluster(self, uid: str, holder: TunnelHolder) -> None:
+        self._unheard.discard(uid)
         if holder.replica:
             self._map[uid] = holder
         else:
             self._map.pop(uid, None)
+        if holder.replica not in ("", self.replica):
+            known = self._gateways.setdefault(holder.replica, _Gateway(holder, 0.0))
+            known.heard = asyncio.get_running_loop().time()
         if holder.replica == self.replica or uid in self._holdings():
             self.touch(uid)
 
@@ -176,6 +200,7 @@ class Presence:
             except Fault as fault:
                 _log.warning("tunnels.not_told", problem=str(fault))
                 await self._ensured()
+                self._tell_all()
                 continue
             await asyncio.sleep(_BEAT * random.uniform(0.8, 1.2))  # noqa: S311 -- jitter
 
@@ -193,10 +218,8 @@ class Presence:
         sequence = await self._put(
             subjects.gateway(self.replica), TunnelHolder(replica=self.replica, address=self._address, draining=self._draining)
         )
-        if sequence < self._sequence:  # the bucket was made anew: say everything again
-            self._map.clear()
-            self._dirty.update(self._holdings())
-            self._some.set()
+        if sequence <= self._sequence:  # the bucket was made anew
+            self._tell_all()
         self._sequence = sequence
 
     async def _tell(self) -> None:
@@ -218,7 +241,7 @@ class Presence:
         if ours is None:
             if told is not None and told.replica == self.replica:
                 await self._put(subjects.tunnel(uid), TunnelHolder())
-        elif told is not None and told.replica != self.replica and told.number > ours.number:
+        elif told is not None and told.replica != self.replica and told.number > ours.number and self.lives(told.replica):
             assert self._own is not None
             self._own.superseded(uid, told.number)
         elif told is None or (told.replica, told.session) != (self.replica, ours.session):

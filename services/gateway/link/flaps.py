@@ -1,0 +1,25 @@
+"""Flapping: two agents with one certificate push each other out."""
+
+from __future__ import annotations
+
+from collections import deque
+
+_MANY = 3  # replacements within _SECONDS
+_SECONDS = 60.0
+
+
+class Flaps:
+    """When tunnels of each cluster were replaced by newer ones."""
+
+    def __init__(self) -> None:
+        self._replaced: dict[str, deque[float]] = {}
+
+    def replaced(self, uid: str, now: float) -> bool:
+        """Notes a replacement; whether there are too many of them."""
+        self._replaced.setdefault(uid, deque(maxlen=_MANY)).append(now)
+        return self.seen(uid, now)
+
+    def seen(self, uid: str, now: float) -> bool:
+        """Whether there were too many lately."""
+        times = self._replaced.get(uid, ())
+        return len(times) == _MANY and now - times[0] < _SECONDS

@@ -21,5 +21,5 @@ class Flaps:
 
     def seen(self, uid: str, now: float) -> bool:
         """Whether there were too many lately."""
-        times = self._replaced.get(uid, ())
-        return len(times) == _MANY and now - times[0] < _SECONDS
+        times = self._replaced.get(uid)
+        return times is not None and len(times) == _MANY and now - times[0] < _SECONDS

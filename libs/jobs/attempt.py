@@ -13,7 +13,7 @@ from libs.faults import Code, Fault, Invalid
 from libs.jobs import claims, steps
 from libs.jobs.claims import Outcome
 from libs.jobs.context import Context
-from libs.jobs.domain import GiveUp, Job, Kind, LeaseLost, Reason, Retry, State, backoff, to_json
+from libs.jobs.domain import GiveUp, Job, Kind, LeaseLost, Reason, Retry, State, to_json
 from libs.pg import Database
 
 _TRY_AGAIN = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.INTERNAL}
@@ -134,7 +134,7 @@ class Attempt:
         """Again after a while, or DEAD when that was the last try."""
         if self._job.attempts >= self._job.max_attempts:
             return self.outcome(State.DEAD, error=error, reason=reason)
-        return self.outcome(State.QUEUED, error=error, after=after or backoff(self._job.attempts))
+        return self.outcome(State.QUEUED, error=error, after=after or self._kind.retry_after(self._job.attempts))
 
     def outcome(self, state: State, **more: Any) -> Outcome:
         """An outcome of this attempt."""

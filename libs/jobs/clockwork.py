@@ -27,10 +27,13 @@ _CLAMP = """
 UPDATE jobs.schedules SET due_time = jobs.clock(), next_time = jobs.clock()
  WHERE next_time > jobs.clock() + make_interval(secs => interval_seconds + jitter_seconds + 60)
 """
+_CRONS = f"SELECT {schedule.COLUMNS} FROM jobs.schedules WHERE cron <> '' AND due_time > jobs.clock() FOR UPDATE SKIP LOCKED"
+_DUE_AGAIN = "UPDATE jobs.schedules SET due_time = $2, next_time = $3 WHERE name = $1"
 _ADVANCE = "UPDATE jobs.schedules SET last_time = jobs.clock(), due_time = $2, next_time = $3 WHERE name = $1"
 _FIRED = """
 INSERT INTO jobs.firings (schedule, due_time, start_time, outcome, jobs, message) VALUES ($1, $2, jobs.clock(), $3, $4, $5)
-ON CONFLICT DO NOTHING
+ON CONFLICT (schedule, due_time) DO UPDATE SET start_time = excluded.start_time, outcome = excluded.outcome, jobs = excluded.jobs,
+    message = excluded.message WHERE firings.outcome = 'SKIPPED' AND excluded.outcome = 'STARTED' -- the clock came to it again
 """
 _BUSY = """
 SELECT target FROM jobs.jobs WHERE kind = $1 AND creator = $2 AND creator LIKE 'schedules/%' AND state IN ('QUEUED', 'RUNNING')
@@ -49,6 +52,7 @@ class Clockwork:
         self._database = database
         self._kinds = kinds
         self._schedules = {known.name: known for known in schedules}
+        self._seen: datetime | None = None  # the engine's time at the last look
 
     async def run(self) -> None:
         """Works until cancelled; a failure is told and tried again."""
@@ -74,7 +78,10 @@ class Clockwork:
         """Fires all that is due; how many firings."""
         fired = 0
         async with self._database.transaction() as tx:
-            await tx.execute(_CLAMP)
+            now = await schedule.clock(tx)
+            if self._seen is None or now < self._seen:
+                await self._turn_back(tx, now)
+            self._seen = now
         passed: list[str] = []
         while True:
             known = len(passed)
@@ -90,6 +97,15 @@ class Clockwork:
                 if len(passed) == known:
                     raise
                 _log.error("schedule.broken", schedule=passed[-1], exc_info=error)  # the others must not wait for it
+
+    async def _turn_back(self, tx: Tx, now: datetime) -> None:
+        """After the clock was set back, or may have been: nothing is due later than it would be if it were asked for now."""
+        await tx.execute(_CLAMP)
+        for record in await tx.rows(_CRONS):
+            row = Row(*record.values())
+            due = row.timetable.after(now)
+            if row.due_time is not None and due < row.due_time:
+                await tx.execute(_DUE_AGAIN, row.name, due, row.timetable.start(due))
 
     async def run_now(self, tx: Tx, row: Row, key: str) -> list[str]:
         """Starts a schedule's jobs outside its timetable; their names."""

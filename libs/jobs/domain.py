@@ -172,6 +172,13 @@ class Order:
         return self.payload or {}
 
 
+def backoff(attempt: int, *, first: timedelta = FIRST_RETRY, longest: timedelta = LONGEST_RETRY) -> timedelta:
+    """When to try again after an attempt (from 1): doubled each time, with jitter on the upper half."""
+    doublings = min(attempt - 1, 20)
+    most: timedelta = min(first * (1 << doublings), longest)
+    return most * (0.5 + random.random() / 2)  # noqa: S311 -- spreads load, keeps no secret
+
+
 Handler = Callable[["Context", Any], Awaitable[Message | None]]
 
 
@@ -197,6 +204,7 @@ class Kind:
         payload: type of the payload.
         timeout: longest run of one attempt.
         max_attempts: tries before DEAD.
+        retry_after: when to try again after an attempt (from 1), unless the handler says so itself.
         queue: where its jobs wait.
         cancel_grace: how long a handler may clean up after a cancel or the end of its time.
         keep: how long an ended job is kept; one that failed is kept at least 30 days.
@@ -214,6 +222,7 @@ class Kind:
     payload: type[Message] = empty_pb2.Empty
     timeout: timedelta = timedelta(minutes=5)
     max_attempts: int = 5
+    retry_after: Callable[[int], timedelta] = backoff
     queue: str = "default"
     cancel_grace: timedelta = timedelta(seconds=10)
     keep: timedelta = timedelta(days=7)
@@ -286,10 +295,3 @@ def kinds(*known: Kind) -> dict[str, Kind]:
     if len(found) != len(known):
         raise ValueError("two kinds have one name")
     return found
-
-
-def backoff(attempt: int) -> timedelta:
-    """When to try again after an attempt (from 1): doubled each time, with jitter on the upper half."""
-    doublings = min(attempt - 1, 20)
-    longest: timedelta = min(FIRST_RETRY * (1 << doublings), LONGEST_RETRY)
-    return longest * (0.5 + random.random() / 2)  # noqa: S311 -- spreads load, keeps no secret

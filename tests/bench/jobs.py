@@ -4,7 +4,7 @@ Ours has everything on: retries, status rows, progress, events, tracing, and its
 Peers run in venvs of their own in the user's cache, which the first run makes. arq and celery need a `redis-server` on
 PATH (Debian's package); without one they are told as not measured. Rounds are interleaved; figures are medians.
 
-`python tests/bench/jobs.py` prints one JSON line per figure.
+`python -m tests.bench jobs` prints one JSON line per figure, and how far it is on stderr; it takes about three minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ from libs.pg import Database
 from tests.kit.data import DatabaseServer, postgres_server
 from tests.kit.nats import NatsServer, nats_server_part
 
-JOBS, WARM, ROUNDS, BACKLOG = 10_000, 1500, 3, 100_000
+JOBS, WARM, PEER_JOBS, ROUNDS, BACKLOG = 10_000, 1500, 4000, 3, 100_000
+_RUN_SECONDS = 60.0  # of one run, enqueueing included
 _PEERS = Path(__file__).parent / "peers"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kubegems/bench"
 _NEEDS = {"jobs-a": ("arq", "taskiq", "taskiq-nats", "uvloop"), "jobs-b": ("celery[redis]", "procrastinate", "psycopg-binary")}
@@ -119,7 +120,7 @@ class Bench:
     async def _rate(self, database: Database) -> float:
         """From the outcomes' own times, read once when all are there; until then only the short table of attempts is looked at."""
         sql = "SELECT time FROM jobs.claims WHERE outcome = 'SUCCEEDED' ORDER BY time LIMIT 1 OFFSET $1"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + _RUN_SECONDS
         while True:
             await asyncio.sleep(0.5)
             async with database.transaction(readonly=True) as tx:
@@ -135,27 +136,27 @@ class Bench:
         store = self.folder / f"peer-{port}-{secrets.token_hex(3)}"
         command = Command((find("nats-server"), "-js", "-sd", str(store), "-a", "127.0.0.1", "-p", str(port)), self.folder / "peer.log")
         async with parts.running(Part("nats", lambda: command, lambda: until_open(port))):
-            env = {"PEER_NATS": f"nats://127.0.0.1:{port}", "PEER_JOBS": str(JOBS), "PYTHONPATH": str(_PEERS)}
-            await _run((_bin("jobs-a", "python"), str(_PEERS / "taskiq_peer.py"), str(JOBS)), env)
+            env = {"PEER_NATS": f"nats://127.0.0.1:{port}", "PEER_JOBS": str(PEER_JOBS), "PYTHONPATH": str(_PEERS)}
+            await _run((_bin("jobs-a", "python"), str(_PEERS / "taskiq_peer.py"), str(PEER_JOBS)), env)
             argv = (_bin("jobs-a", "taskiq"), "worker", "taskiq_peer:broker", "--workers", "1", "--max-async-tasks", "500")
-            return JOBS / await _told((*argv, "--log-level", "ERROR"), env)
+            return PEER_JOBS / await _told((*argv, "--log-level", "ERROR"), env)
 
     async def procrastinate(self) -> float:
         """Jobs a second of procrastinate."""
         async with self.postgres.fresh(f"bench_{secrets.token_hex(4)}") as made:
-            argv = (_bin("jobs-b", "python"), str(_PEERS / "procrastinate_peer.py"), str(JOBS // 4))
-            return JOBS / 4 / await _told(argv, {"PEER_POSTGRES": made.dsn})
+            argv = (_bin("jobs-b", "python"), str(_PEERS / "procrastinate_peer.py"), str(PEER_JOBS // 4))
+            return PEER_JOBS / 4 / await _told(argv, {"PEER_POSTGRES": made.dsn})
 
     async def arq(self, port: int) -> float:
         """Jobs a second of arq, tuned."""
-        argv = (_bin("jobs-a", "python"), str(_PEERS / "arq_peer.py"), str(JOBS))
-        return JOBS / await _told(argv, {"PEER_REDIS": str(port)})
+        argv = (_bin("jobs-a", "python"), str(_PEERS / "arq_peer.py"), str(PEER_JOBS))
+        return PEER_JOBS / await _told(argv, {"PEER_REDIS": str(port)})
 
     async def celery(self, port: int) -> float:
         """Jobs a second of celery prefork with one child."""
-        env = {"PEER_REDIS": str(port), "PEER_JOBS": str(JOBS), "PYTHONPATH": str(_PEERS)}
-        await _run((_bin("jobs-b", "python"), str(_PEERS / "celery_peer.py"), str(JOBS)), env)
-        return JOBS / await _told((_bin("jobs-b", "celery"), "-A", "celery_peer", "worker", "-c", "1", "-l", "ERROR"), env)
+        env = {"PEER_REDIS": str(port), "PEER_JOBS": str(PEER_JOBS), "PYTHONPATH": str(_PEERS)}
+        await _run((_bin("jobs-b", "python"), str(_PEERS / "celery_peer.py"), str(PEER_JOBS)), env)
+        return PEER_JOBS / await _told((_bin("jobs-b", "celery"), "-A", "celery_peer", "worker", "-c", "1", "-l", "ERROR"), env)
 
     async def enqueueing(self) -> float:
         """How many times faster batches of 500 are than one by one."""
@@ -242,33 +243,40 @@ def tell(bar: str, ratio: float, goal: float, better: str, what: str) -> None:
 
 
 async def measure(bench: Bench, redis: int | None) -> None:
-    """All rounds, interleaved, then the figures."""
-    rates: dict[str, list[float]] = {}
-    peers: dict[str, Callable[[], Awaitable[float]]] = {"taskiq-nats": bench.taskiq, "procrastinate": bench.procrastinate}
+    """All rounds, interleaved, then the figures; each run is told on stderr, and none takes longer than its time."""
+    runs: dict[str, Callable[[], Awaitable[float]]] = {
+        "ours": bench.ours, "backlog": lambda: bench.ours(BACKLOG), "taskiq-nats": bench.taskiq, "procrastinate": bench.procrastinate
+    }  # fmt: skip
     if redis is not None:
-        peers |= {"arq": lambda: bench.arq(redis), "celery": lambda: bench.celery(redis)}
-    for _ in range(ROUNDS):
-        rates.setdefault("ours", []).append(await bench.ours())
-        rates.setdefault("backlog", []).append(await bench.ours(BACKLOG))
-        for name, run in list(peers.items()):
+        runs |= {"arq": lambda: bench.arq(redis), "celery": lambda: bench.celery(redis)}
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(ROUNDS):
+        for name in list(runs):
+            begun = time.monotonic()
             try:
-                rates.setdefault(name, []).append(await run())
-            except (AssertionError, TimeoutError, OSError) as error:  # one peer that fails keeps no other from being measured
-                del peers[name], rates[name]
-                print(json.dumps({"bar": f"jobs_vs_{name}", "what": f"the peer failed: {error!r}"}), flush=True)
-    middle = {name: statistics.median(found) for name, found in rates.items()}
-    ours = middle["ours"]
-    for name, goal in (("taskiq-nats", 1.2), ("procrastinate", 0.0), ("arq", 5.0), ("celery", 6.0)):
-        if name in middle:
-            tell(f"jobs_vs_{name}", ours / middle[name], goal, "higher", f"no-op jobs/s, one worker: {ours:.0f} / {middle[name]:.0f}")
-        else:
-            print(
-                json.dumps({"bar": f"jobs_vs_{name}", "goal": goal, "what": "not measured: failed, or no redis-server"}),
-                flush=True,
-            )
-    what = f"jobs/s with nothing behind / with {BACKLOG} queued: {ours:.0f} / {middle['backlog']:.0f}"
-    tell("jobs_backlog", ours / middle["backlog"], 1.5, "lower", what)
+                async with asyncio.timeout(_RUN_SECONDS):
+                    rates[name].append(await runs[name]())
+                told = f"{rates[name][-1]:.0f} jobs/s"
+            except (AssertionError, TimeoutError, OSError) as error:  # one that fails keeps no other from being measured
+                del runs[name], rates[name]
+                told = f"failed: {error!r}"
+            load = os.getloadavg()[0]
+            print(f"round {number + 1} {name}: {told} ({time.monotonic() - begun:.0f} s, load {load:.1f})", file=sys.stderr, flush=True)
+    compare({name: statistics.median(found) for name, found in rates.items()})
     tell("jobs_enqueue", await bench.enqueueing(), 5.0, "higher", "enqueue in batches of 500 / one by one")
+
+
+def compare(middle: Mapping[str, float]) -> None:
+    """Ratios of the medians."""
+    for name, goal in (("taskiq-nats", 1.2), ("procrastinate", 0.0), ("arq", 5.0), ("celery", 6.0)):
+        if name in middle and "ours" in middle:
+            what = f"no-op jobs/s, one worker: {middle['ours']:.0f} / {middle[name]:.0f}"
+            tell(f"jobs_vs_{name}", middle["ours"] / middle[name], goal, "higher", what)
+        else:
+            print(json.dumps({"bar": f"jobs_vs_{name}", "goal": goal, "what": "not measured: failed, or no redis-server"}), flush=True)
+    if "ours" in middle and "backlog" in middle:
+        what = f"jobs/s with nothing behind / with {BACKLOG} queued: {middle['ours']:.0f} / {middle['backlog']:.0f}"
+        tell("jobs_backlog", middle["ours"] / middle["backlog"], 1.5, "lower", what)
 
 
 async def main() -> None:

@@ -112,6 +112,55 @@ async def test_a_clock_that_was_ahead_does_not_silence_a_schedule(desk: Desk) ->
     assert await clockwork.once() == 0
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_a_cron_is_on_time_after_the_clock_was_set_back(desk: Desk, fresh: bool) -> None:
+    """Each time of the day fires once, also when the clock comes to it again, and whether or not the process saw the clock jump."""
+    made = Schedule(name="s", kind="count", cron="0 * * * *", targets=_targets)
+    clockwork = _clockwork(desk, made)
+    noon = datetime(2027, 1, 5, 12, tzinfo=UTC)
+    await _clock(desk, noon - timedelta(minutes=30))
+    await clockwork.publish()
+    fired = []
+    for minutes in (5 * 60, 1, 2, 61, 5 * 60 + 1, 5 * 60 + 2, 6 * 60 + 1):
+        if fresh:
+            clockwork = _clockwork(desk, made)
+        await _clock(desk, noon + timedelta(minutes=minutes))
+        fired.append(await clockwork.once())
+        await desk.work()
+    # at five once for all that was missed; set back to noon it waits for one o'clock; five comes again and is known
+    assert fired == [1, 0, 0, 1, 1, 0, 1]
+    times = await desk.sql("SELECT array_agg(due_time ORDER BY due_time) FROM jobs.firings WHERE outcome = 'STARTED'")
+    assert times == [noon + timedelta(hours=hours) for hours in (1, 5, 6)]
+    assert await desk.sql("SELECT count(*) FROM jobs.jobs") == 6
+
+
+@pytest.mark.parametrize(
+    ("before", "times"),
+    [
+        (datetime(2027, 3, 27, 23, tzinfo=UTC), [datetime(2027, 3, 28, 1, tzinfo=UTC), datetime(2027, 3, 29, 0, 30, tzinfo=UTC)]),
+        (datetime(2027, 10, 30, 22, tzinfo=UTC), [datetime(2027, 10, 31, 0, 30, tzinfo=UTC), datetime(2027, 11, 1, 1, 30, tzinfo=UTC)]),
+    ],
+)
+async def test_a_time_that_the_clock_skips_or_doubles_fires_once(desk: Desk, before: datetime, times: list[datetime]) -> None:
+    """02:30 in Berlin through both changes of the clock, looked at every ten minutes for two days."""
+    clockwork = _clockwork(desk, Schedule(name="s", kind="count", cron="30 2 * * *", zone="Europe/Berlin", targets=_targets))
+    await _clock(desk, before)
+    await clockwork.publish()
+    for step in range(6 * 30):
+        await _clock(desk, before + timedelta(minutes=10 * step, seconds=1))
+        if await clockwork.once():
+            await desk.work()
+    assert await desk.sql("SELECT array_agg(due_time ORDER BY due_time) FROM jobs.firings WHERE outcome = 'STARTED'") == times
+    assert await desk.sql("SELECT count(*) FROM jobs.jobs") == 4
+
+
+async def _clock(desk: Desk, time: datetime) -> None:
+    """The engine's clock stands at a time."""
+    await desk.sql(
+        f"CREATE OR REPLACE FUNCTION jobs.clock() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT '{time.isoformat()}'::timestamptz $$"
+    )
+
+
 async def test_a_disabled_schedule_does_nothing_until_it_is_run_by_hand(desk: Desk) -> None:
     """Run now works either way and is in the history."""
     clockwork = _clockwork(desk, Schedule(name="s", kind="count", interval=timedelta(seconds=60), targets=_targets))

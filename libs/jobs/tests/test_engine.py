@@ -130,6 +130,23 @@ def test_backoff_grows_and_is_bounded() -> None:
     assert len({backoff(5) for _ in range(20)}) > 10
 
 
+async def test_a_kind_can_say_when_to_try_again(desk: Desk) -> None:
+    """Its own back-off counts, unless the handler asks for a time itself."""
+
+    async def handler(context: Context, _payload: Any) -> None:
+        if context.job.attempts == 2:
+            raise Retry("later", after=timedelta(minutes=7))
+        raise RuntimeError
+
+    desk.kind(handler, retry_after=lambda attempt: timedelta(minutes=10 * attempt))
+    job = await desk.enqueue(max_attempts=9)
+    for minutes in (10, 7, 30):
+        await desk.work()
+        waits = await desk.sql("SELECT run_time - jobs.clock() FROM jobs.jobs WHERE id = $1", job.id)
+        assert timedelta(minutes=minutes - 1) < waits <= timedelta(minutes=minutes)
+        await desk.due_now()
+
+
 async def test_a_dead_runners_job_is_taken_back_and_its_late_outcome_ignored(desk: Desk) -> None:
     """The fence: whoever lost the lease writes nothing, neither progress nor outcome nor in a transaction of the job."""
     job = await desk.enqueue()

@@ -95,25 +95,26 @@ class UpkeepService:
         if row["state"] == "DELETING":
             return wire.ReconcileTenantResponse()
         before = {_key(found): found for found in await upkeep_store.objects_of(tx, tenant)}
-        uids = await _derived(tx, row)
+        wanted = await _derived(tx, row)
         for found in before.values():
-            if found["uid"] not in uids:
+            if (found["cluster_uid"], found["uid"]) not in wanted:
                 await desired.remove(tx, found["cluster_uid"], Ref(found["kind"], found["name"], found["uid"], tenant))
         after = {_key(found): found for found in await upkeep_store.objects_of(tx, tenant)}
         changed = {key for key in before.keys() | after.keys() if _generation(before.get(key)) != _generation(after.get(key))}
         return wire.ReconcileTenantResponse(repaired=sorted(" ".join(key) for key in changed), compared=len(before.keys() | after.keys()))
 
 
-async def _derived(tx: Tx, tenant: Record) -> set[Any]:
-    """Writes all that a tenant's rows stand for; the uids of those rows."""
-    uids = {tenant["uid"]}
+async def _derived(tx: Tx, tenant: Record) -> set[tuple[Any, Any]]:
+    """Writes all that a tenant's rows stand for; (cluster, uid of the row) of each."""
+    wanted = set()
     for quota in await upkeep_store.quotas_of(tx, tenant["name"]):
         await derive.presence(tx, tenant, quota["cluster_uid"], quota["hard"])
+        wanted.add((quota["cluster_uid"], tenant["uid"]))
     for found in await upkeep_store.environments_of(tx, tenant["name"]):
         env = await environments_store.get(tx, tenant["name"], found["project"], found["name"], lock=True)
         await derive.environment(tx, env, network_too=False)
-        uids.add(env["uid"])
-    return uids
+        wanted.add((env["cluster_uid"], env["uid"]))
+    return wanted
 
 
 def _key(row: Record) -> tuple[str, str, str]:

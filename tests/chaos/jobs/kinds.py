@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from libs.jobs import Context, GiveUp, Kind, Retry, Step, kinds
+from libs.jobs.domain import backoff
 
 SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS chaos;
@@ -88,12 +89,19 @@ def _step(name: str) -> Step:
 STEPS = ("one", "two", "three")
 HANDLERS = {"quick": quick, "slow": slow, "flaky": flaky, "doomed": doomed, "poison": poison, "keyed": keyed}
 POISON_ATTEMPTS = 3
+_SECOND = timedelta(seconds=1)  # with the engine's own back-off one unlucky job would keep all waiting for minutes
 PATIENT = 200  # each death of a worker is an attempt; these must survive many
 
 
 def known() -> dict[str, Kind]:
     """All of them."""
-    every: dict[str, Any] = {"targets": "tenants", "depth": 2, "permission": "jobs.jobs.create", "timeout": timedelta(seconds=20)}
+
+    def soon(attempt: int) -> timedelta:
+        return backoff(attempt, first=_SECOND / 5, longest=_SECOND)
+
+    every: dict[str, Any] = {
+        "targets": "tenants", "depth": 2, "permission": "jobs.jobs.create", "timeout": timedelta(seconds=20), "retry_after": soon
+    }  # fmt: skip
     return kinds(
         *(Kind(name, handler=handler, **every) for name, handler in HANDLERS.items()),
         Kind("steps", steps=tuple(_step(name) for name in STEPS), **every),

@@ -19,7 +19,7 @@ async def test_whatever_dies_each_effect_happens_once_and_no_job_is_lost(tmp_pat
     async with rig(tmp_path / "rig", "ci 2") as made:
         story = Story(made, JOBS, STRIKES)
         await story.run()
-        await story.end(within=420)
+        await story.end(within=180)
         counts = await story.check()
         print(made.deaths, dict(counts))
         for part in ("postgresql", "nats", "gateway", "worker-"):

@@ -16,7 +16,13 @@ from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry
 
 from kubegems.agent.v1 import desired_state_service_pb2 as desired_pb
-from kubegems.fleet.v1 import cluster_access_service_pb2, cluster_service_pb2, enrolment_service_pb2, join_token_service_pb2
+from kubegems.fleet.v1 import (
+    cluster_access_service_pb2,
+    cluster_service_pb2,
+    enrolment_service_pb2,
+    join_token_service_pb2,
+    upkeep_service_pb2,
+)
 from kubegems.tenancy.v1 import (
     environment_pb2,
     environment_service_pb2,
@@ -43,6 +49,7 @@ from services.gateway.fleet.enrolment_api import EnrolmentService
 from services.gateway.fleet.join_tokens_api import JoinTokenService
 from services.gateway.fleet.joining import Joining
 from services.gateway.fleet.links import LinkKeeper
+from services.gateway.fleet.upkeep_api import UpkeepService
 from services.gateway.fleet.version import VERSION
 from services.gateway.identity.domain import PlatformRole
 from services.gateway.identity.rights import MemberRights, Membership, known_permissions
@@ -301,6 +308,7 @@ def _built(pg: Database) -> House:
         (enrolment_service_pb2, EnrolmentService(authority=authority, joining=joining, clock=clock)),
         (desired_pb, DesiredStateService(clock=clock)),
         (cluster_access_service_pb2, ClusterAccessService(database=pg, links=links, principal=_principal)),
+        (upkeep_service_pb2, UpkeepService(database=pg, links=links)),
     ]
     found = [
         m

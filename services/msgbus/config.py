@@ -21,7 +21,9 @@ class Config:
     certificate_file: Path = doc("Certificate of msgbus (PEM), SAN spiffe://kubegems/hub/msgbus.")
     key_file: Path = doc("Key of the certificate (PEM).")
     ca_file: Path = doc("The hub's CA (PEM).")
-    gateway_address: str = doc("host:port of the gateway's internal gRPC listener.", default="127.0.0.1:8445")
+    gateway_address: str = doc(
+        "host:port of the gateway's internal gRPC listener; several IP addresses separated by commas are replicas.", default="127.0.0.1:8445"
+    )
     grpc_address: str = doc("host:port that msgbus serves gRPC on.", default="127.0.0.1:8451")
     metrics_address: str = doc("host:port of the Prometheus metrics.", default="127.0.0.1:8452")
     queue_size: int = doc("Events that wait for one subscriber before it is told to RESYNC.", default=1000)

@@ -62,7 +62,7 @@ class ClusterAccessService:
         self._principal = principal
 
     async def ListLinks(self, request: wire.ListLinksRequest, call: Call) -> wire.ListLinksResponse:  # noqa: ARG002 -- empty
-        """All clusters, with whether their agents are connected to this gateway."""
+        """All clusters, with whether their agents are connected, to this gateway or another."""
         rows = await clusters_store.all_links(await pg.tx(call))
         links = [
             wire.ListLinksResponse.Link(cluster=f"clusters/{row['name']}", uid=str(row["uid"]), online=self._links.online(str(row["uid"])))

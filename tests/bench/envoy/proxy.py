@@ -64,8 +64,9 @@ async def running(folder: Path, *, backend: int, descriptors: Path, services: Se
     file = folder / f"envoy-{port}.json"
     file.write_text(json.dumps(_config(folder, port, backend, descriptors, services, tls=tls)))
     process = await asyncio.create_subprocess_exec(
-        str(binary()), "--config-path", str(file), "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"
-    )
+        str(await asyncio.to_thread(binary)), "--config-path", str(file), "--concurrency", "1", "--disable-hot-restart",
+        "--log-level", "error", stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
     try:
         await _listening(port, process)
         yield Envoy(port, process.pid)

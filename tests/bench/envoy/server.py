@@ -47,6 +47,7 @@ class Setting:
         tls: whether REST speaks TLS (Envoy's own listener does it on the other side).
         database: where tenants are kept; in memory when empty.
         batched: whether events share writes.
+        collector: where spans are sent; nowhere when empty.
         profile: file for a profile of the whole run; empty for none.
     """
 
@@ -56,6 +57,7 @@ class Setting:
     tls: bool = False
     database: str = ""
     batched: bool = True
+    collector: str = ""
     profile: str = ""
 
 

@@ -22,7 +22,8 @@ class Config:
     key_file: Path = doc("Key of the certificate (PEM).")
     ca_file: Path = doc("The hub's CA (PEM).")
     gateway_address: str = doc(
-        "host:port of the gateway's internal gRPC listener; several IP addresses separated by commas are replicas.", default="127.0.0.1:8445"
+        "host:port of the gateway's internal gRPC listener; several IP addresses separated by commas are replicas.",
+        default="127.0.0.1:8445",
     )
     grpc_address: str = doc("host:port that msgbus serves gRPC on.", default="127.0.0.1:8451")
     metrics_address: str = doc("host:port of the Prometheus metrics.", default="127.0.0.1:8452")

@@ -101,8 +101,9 @@ class Hub:
             await eventually(self.all_reached, within=10)
         return self.one_at(gateway)
 
-    async def echoed(self, gateway: int, agent: SimulatedAgent, content: bytes) -> bytes:
-        """What comes back over an upgraded connection to a cluster through a gateway, until the cluster has ended too."""
+    @asynccontextmanager
+    async def upgraded(self, gateway: int, agent: SimulatedAgent) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """An exec of a cluster through a gateway: what is sent comes back."""
         user = self.admins[gateway]
         host, _, port = user.base.rpartition("//")[2].rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port), ssl=user.tls)
@@ -117,11 +118,11 @@ class Hub:
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
         async with asyncio.timeout(20):
             head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 101"), head
-            writer.write(content)
-            found = await reader.readexactly(len(content))
-        writer.close()
-        return found
+        assert head.startswith(b"HTTP/1.1 101"), head
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
 
     @asynccontextmanager
     async def watching(self, gateway: int, agent: SimulatedAgent) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -33,7 +33,9 @@ async def test_bodies_watches_and_upgrades_are_forwarded(hub: Hub) -> None:
             assert f'"number":{number}'.encode() in await watch.content.readline()
     await eventually(lambda: not agent.api.watches, within=5, what="the watch ended at the cluster when its client went")
     sent = bytes(range(256)) * 4000
-    assert await hub.echoed(0, agent, sent) == sent
+    async with hub.upgraded(0, agent) as (reader, writer), asyncio.timeout(20):
+        writer.write(sent)
+        assert await reader.readexactly(len(sent)) == sent
 
 
 async def test_an_error_of_the_holder_comes_through(hub: Hub) -> None:
@@ -64,6 +66,22 @@ async def test_a_killed_gateways_clusters_move_and_nothing_is_owned_twice(hub: H
     await hub.gateways[victim].start()
     await eventually(hub.all_reached, within=10, what="reached through both again")
     assert [await g.metric("kubegems_links_online") for g in (hub.gateways[victim], hub.gateways[survivor])] == [0, AGENTS]
+
+
+async def test_a_gateway_that_stood_still_takes_nothing_back(hub: Hub) -> None:
+    """Frozen until its agents have gone and it counts as dead; when it goes on, the other still has every cluster."""
+    agent = await hub.put_one_at(0)
+    hub.gateways[0].pause()
+    try:
+        await eventually(lambda: _online_at(hub, 1), within=15, what="moved from a frozen gateway")
+        await eventually(lambda: hub.reached(1, agent), within=5)
+        await eventually(lambda: _gateways(hub, 1), within=15, what="counts as dead")
+    finally:
+        hub.gateways[0].resume()
+    await eventually(lambda: _gateways(hub, 2), within=10, what="counts again")
+    await eventually(lambda: hub.reached(0, agent), within=10, what="reached through it")
+    assert [await gateway.metric("kubegems_links_online") for gateway in hub.gateways] == [0, AGENTS]
+    assert await hub.all_online()
 
 
 async def test_the_newest_tunnel_wins_across_gateways(hub: Hub) -> None:
@@ -155,7 +173,7 @@ async def test_a_gateway_that_is_stopped_sends_its_agents_away_first(hub: Hub) -
     """SIGTERM: agents move at once; a call under way ends well, watches end cleanly, and the process ends by itself."""
     agent = await hub.put_one_at(0)
     agent.api.release.clear()
-    async with hub.watching(0, agent) as own, hub.watching(1, agent) as other:
+    async with hub.watching(0, agent) as own, hub.watching(1, agent) as other, hub.upgraded(0, agent) as (reader, _):
         asking = asyncio.create_task(hub.admins[1].call("GET", f"//k8s/clusters/{agent.name}/slow"))
         await eventually(lambda: agent.api.slow, within=10)
         hub.gateways[0].terminate()
@@ -168,10 +186,21 @@ async def test_a_gateway_that_is_stopped_sends_its_agents_away_first(hub: Hub) -
         for watch in (own, other):
             async with asyncio.timeout(20):
                 assert await watch.content.read() == b""
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
     process = hub.gateways[0].process
     assert process is not None
     async with asyncio.timeout(25):
         assert await process.wait() == 0
+    ended = await hub.sql(
+        "SELECT code, reason FROM audit.events WHERE method = 'kubernetes/exec' AND $1 = ANY(resources) ORDER BY time DESC LIMIT 1",
+        f"clusters/{agent.name}",
+    )
+    assert [(row["code"], row["reason"]) for row in ended] == [("UNAVAILABLE", "GATEWAY_STOPPING")]
+
+
+async def _gateways(hub: Hub, count: int) -> bool:
+    return len(await hub.sql("SELECT id FROM fleet.gateways")) == count
 
 
 async def _online_at(hub: Hub, gateway: int) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from uuid import uuid4
 
 from kubegems.fleet.v1 import events_pb2
 from services.gateway.fleet.certificates_store import superseded
+from services.gateway.fleet.hints import Hints
 from services.gateway.fleet.links import LinkKeeper
 from services.gateway.fleet.version import VERSION
 from services.gateway.tenancy.tests.house import House
@@ -112,3 +114,31 @@ async def test_nobody_is_judged_right_after_an_outage(house: House) -> None:
     house.clock.advance(timedelta(minutes=5))
     await keeper.beat()
     assert not keeper.may_judge()
+
+
+async def test_the_gateway_that_holds_a_tunnel_hints_and_no_other(house: House) -> None:
+    """Of two gateways that hear of a change the holder alone sends the hint, and repeats it while the agent lags."""
+    cluster, uid = await house.cluster()
+    sent: list[str] = []
+    enough = asyncio.Event()
+
+    def hints(name: str, *, here: bool) -> Hints:
+        async def send(to: str, generation: int) -> None:
+            assert generation
+            if to == uid:
+                sent.append(name)
+            if len(sent) >= 3:
+                enough.set()
+
+        return Hints(house.database, send, every=0.1, here=lambda to: here and to == uid)
+
+    tasks = [asyncio.create_task(hints("holder", here=True).run()), asyncio.create_task(hints("other", here=False).run())]
+    try:
+        async with asyncio.timeout(20):
+            await house.tenant(cluster)
+            await enough.wait()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    assert set(sent) == {"holder"}

@@ -14,7 +14,8 @@ RELEASED := protos/released.binpb
 JAEGER ?=
 export JAEGER
 CLUSTERS ?=
-export CLUSTERS
+GATEWAYS ?=
+export CLUSTERS GATEWAYS
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -62,7 +63,7 @@ viewer: .cache/viewer/.done ## Fetch the viewer that the gateway shows at /docs 
 	@cd .cache/viewer && npm ci --silent --no-audit --no-fund
 	@touch $@
 
-run: setup ## Start the platform here and keep it until Ctrl-C (JAEGER=1 adds traces, CLUSTERS=2 a second member cluster).
+run: setup ## Start the platform here and keep it until Ctrl-C (JAEGER=1 adds traces, CLUSTERS=2 a second member cluster, GATEWAYS=2 a second gateway).
 	@$(MAKE) viewer || echo "/docs comes without its viewer: make viewer did not work here"
 	@exec python -m deploy.local run
 

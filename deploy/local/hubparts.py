@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from deploy.local.layout import Layout
 from deploy.local.nats import Nats, check_closed
 from deploy.local.options import Options
 from deploy.local.part import Part
-from deploy.local.ports import Ports
+from deploy.local.ports import Ports, Scoped, Taking
 from deploy.local.postgres import Postgres, socket_folder
 from libs.crypt import ca
 
@@ -38,6 +39,8 @@ class HubParts:
         self.certificates = Certificates(layout.certificates)
         self._options = options
         self._port = ports.take
+        further = {name: Scoped(ports, name) for name in (f"gateway-{number}" for number in range(2, options.gateways + 1))}
+        self._gateways: dict[str, Taking] = {"gateway": ports, **further}
         self._postgres: Postgres | None = None
         self._nats: Nats | None = None
         self.new_password = False
@@ -105,15 +108,24 @@ class HubParts:
             parts.append(self._nats.part())
         return parts
 
-    def gateway(self, env: Mapping[str, str]) -> Part:
-        """The gateway."""
-        return services.part(
+    def gateways(self, env: Mapping[str, str]) -> list[Part]:
+        """The gateways: `gateway`, and `gateway-2` and so on when more are wanted."""
+        return [self._gateway(name, ports, env) for name, ports in self._gateways.items()]
+
+    def _gateway(self, name: str, ports: Taking, env: Mapping[str, str]) -> Part:
+        rest = f"https://127.0.0.1:{ports.take('rest')}"
+        part = services.part(
             "gateway",
-            self._facts("gateway") | self._gateway_facts(),
-            self.layout.logs / "gateway.log",
-            lambda: health.until_answers(f"{self.rest}/readyz", self.certificates.ca),
+            self._facts("gateway") | self._gateway_facts(ports),
+            self.layout.logs / f"{name}.log",
+            lambda: health.until_answers(f"{rest}/readyz", self.certificates.ca),
             env,
         )
+        return dataclasses.replace(part, name=name)
+
+    def _all(self, listener: str) -> str:
+        """The addresses of a listener of every gateway."""
+        return ",".join(f"127.0.0.1:{ports.take(listener)}" for ports in self._gateways.values())
 
     def inner(self, name: str, env: Mapping[str, str]) -> Part:
         """Msgbus or the worker."""
@@ -150,21 +162,25 @@ class HubParts:
             "master_key_file": master,
             "page_key_file": master,
             "resume_key_file": master,
-            "gateway_address": f"127.0.0.1:{port('internal')}",
+            "gateway_address": self._all("internal"),
             "grpc_address": f"127.0.0.1:{port(name if name != 'gateway' else 'grpc')}",
             "metrics_address": f"127.0.0.1:{port(f'{name}-metrics')}",
         }
 
-    def _gateway_facts(self) -> dict[str, object]:
-        port = self._port
+    def _gateway_facts(self, ports: Taking) -> dict[str, object]:
+        port = ports.take
         viewer = {"viewer_folder": VIEWER} if VIEWER.is_dir() else {}
         return viewer | {
             "rest_address": f"127.0.0.1:{port('rest')}",
             "internal_address": f"127.0.0.1:{port('internal')}",
             "enrolment_address": f"127.0.0.1:{port('enrolment')}",
             "tunnel_address": f"127.0.0.1:{port('tunnel')}",
-            "msgbus_address": f"127.0.0.1:{port('msgbus')}",
-            "worker_address": f"127.0.0.1:{port('worker')}",
+            "grpc_address": f"127.0.0.1:{port('grpc')}",
+            "metrics_address": f"127.0.0.1:{port('gateway-metrics')}",
+            "public_tunnel_address": self._all("tunnel"),
+            "public_enrolment_address": f"127.0.0.1:{self._port('enrolment')}",
+            "msgbus_address": f"127.0.0.1:{self._port('msgbus')}",
+            "worker_address": f"127.0.0.1:{self._port('worker')}",
             "ca_key_file": self.certificates.key("ca"),
             "admin_password_file": self.layout.admin_password,
             "public_url": self.rest,

@@ -18,6 +18,7 @@ class Options:
     Attributes:
         jaeger: build and start a Jaeger, and export to it.
         clusters: how many member clusters to run: `local`, `local-2`, ….
+        gateways: how many gateways to run: `gateway`, `gateway-2`, ….
         database_url: an existing PostgreSQL.
         nats_url: an existing NATS, configured as the documentation tells.
         kubeconfig: an existing cluster's admin; it becomes `local`.
@@ -28,6 +29,7 @@ class Options:
 
     jaeger: bool = False
     clusters: int = 1
+    gateways: int = 1
     database_url: str = field(default="", repr=False)
     nats_url: str = ""
     kubeconfig: Path | None = None
@@ -44,7 +46,8 @@ class Options:
         wanted = env.get("KUBEGEMS_LOCAL_PORTS", "")
         return cls(
             jaeger=env.get("JAEGER", "") not in ("", "0"),
-            clusters=_clusters(env.get("CLUSTERS", "")) if env.get("KUBEGEMS_LOCAL_CLUSTER", "1") != "0" else 0,
+            clusters=_many(env, "CLUSTERS") if env.get("KUBEGEMS_LOCAL_CLUSTER", "1") != "0" else 0,
+            gateways=_many(env, "GATEWAYS"),
             database_url=env.get("KUBEGEMS_DATABASE_URL", ""),
             nats_url=env.get("KUBEGEMS_NATS_URL", ""),
             kubeconfig=Path(kubeconfig).absolute() if kubeconfig else None,
@@ -53,9 +56,8 @@ class Options:
         )
 
 
-def _clusters(text: str) -> int:
-    if not text:
-        return 1
+def _many(env: Mapping[str, str], name: str) -> int:
+    text = env.get(name, "") or "1"
     if not text.isdecimal() or int(text) < 1:
-        raise LocalError(f"CLUSTERS={text}: say how many member clusters to run, 1 or more")
+        raise LocalError(f"{name}={text}: say how many to run, 1 or more")
     return int(text)

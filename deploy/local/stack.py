@@ -66,7 +66,8 @@ class Stack:
             self.traced.set()
         self._spawn("member clusters", self._run_members())
         await self.supervisor.start(*self.hub.stores())
-        await self.supervisor.start(self.hub.gateway(self._env))
+        for gateway in self.hub.gateways(self._env):  # one after the other: the first makes the database's tables
+            await self.supervisor.start(gateway)
         await self.supervisor.start(*(self.hub.inner(name, self._env) for name in ("msgbus", "worker")))
         for line in self._ports.moved:
             self._say(line)

@@ -58,7 +58,7 @@ class Permissions:
     subscribe: tuple[str, ...]
 
 
-Decide = Callable[[str], Awaitable[Permissions]]
+Decide = Callable[[str, str], Awaitable[Permissions]]
 
 
 class Callout:
@@ -68,8 +68,8 @@ class Callout:
         url: the broker's.
         tls: our (certificate, key, CA) files.
         seeds: folder with `callout.nk` and `issuer.nk` of `libs.bus.server.Keys`.
-        decide: from the SPIFFE id of a verified certificate to its permissions; raises Refused or a Fault.
-        lifetime: how long a connection lasts before it is asked anew.
+        decide: from SPIFFE id and serial number (hex) of a verified certificate to its permissions; raises Refused or a Fault.
+        lifetime: how long a connection lasts before it is asked anew; no longer than its certificate.
         on_server: told the id of each server that asks.
     """
 
@@ -106,8 +106,9 @@ class Callout:
         answer: dict[str, Any]
         try:
             async with asyncio.timeout(_DECIDE):
-                permissions = await self._decide(_name(request))
-            answer = {"jwt": self._user(request["user_nkey"], permissions)}
+                certificate = _certificate(request)
+                permissions = await self._decide(spiffe_id(certificate), f"{certificate.serial_number:x}")
+            answer = {"jwt": self._user(request["user_nkey"], permissions, int(certificate.not_valid_after_utc.timestamp()))}
             _log.info("callout.admitted", who=permissions.name, host=request["client_info"].get("host"))
         except Exception as error:  # noqa: BLE001 -- whatever goes wrong, the answer is no
             answer = {"error": "not authorised"}
@@ -122,13 +123,13 @@ class Callout:
         except Fault as fault:
             _log.warning("callout.unanswered", error=str(fault))
 
-    def _user(self, user_nkey: str, permissions: Permissions) -> str:
+    def _user(self, user_nkey: str, permissions: Permissions, until: int) -> str:
         return self._sign(
             {
                 "sub": user_nkey,
                 "aud": HUB,
                 "name": permissions.name,
-                "exp": int(time.time()) + self._lifetime,
+                "exp": min(int(time.time()) + self._lifetime, until),
                 "nats": {
                     "type": "user",
                     "version": 2,
@@ -159,15 +160,15 @@ def _request(token: bytes) -> dict[str, Any]:
     return request
 
 
-def _name(request: dict[str, Any]) -> str:
-    """SPIFFE id of the client's certificate, which the broker has verified against the hub's CA."""
+def _certificate(request: dict[str, Any]) -> x509.Certificate:
+    """The client's certificate, which the broker has verified against the hub's CA."""
     chains = (request.get("client_tls") or {}).get("verified_chains") or []
     if not chains or not chains[0]:
         raise Refused("no verified certificate")
-    name = spiffe_id(x509.load_pem_x509_certificate(chains[0][0].encode()))
-    if not name:
+    certificate = x509.load_pem_x509_certificate(chains[0][0].encode())
+    if not spiffe_id(certificate):
         raise Refused("the certificate holds no name of ours")
-    return name
+    return certificate
 
 
 def _public(text: str) -> bytes:

@@ -188,12 +188,15 @@ def fleet_methods(base: Base, identity_: Identity, links_: Links, nats: NatsAuth
         links_.disconnect(uid, "the cluster was removed")
         await nats.revoke(uid)
 
+    async def revoked(uid: str) -> None:
+        await nats.revoke(uid)
+
     clusters = ClusterService(
         base.pages, joining=joining, kubeconfig_token=kubeconfig_token, on_removed=removed, links=links_, clock=base.clock
     )
     tokens = JoinTokenService(base.pages, joining=joining, authority=base.authority, clock=base.clock)
     access = ClusterAccessService(database=base.database, links=links_, principal=identity_.principals.principal)
-    enrolment = EnrolmentService(authority=base.authority, joining=joining, clock=base.clock)
+    enrolment = EnrolmentService(authority=base.authority, joining=joining, clock=base.clock, on_revoked=revoked)
     return [
         *_served(cluster_service_pb2.DESCRIPTOR, clusters),
         *_served(join_token_service_pb2.DESCRIPTOR, tokens),

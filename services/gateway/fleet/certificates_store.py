@@ -45,7 +45,8 @@ async def adopt(tx: Tx, serial: str, cluster_uid: str, issued: datetime, expires
 
 
 async def revoke(tx: Tx, cluster_uid: UUID, now: datetime) -> int:
-    """Revokes a cluster's certificates; how many."""
+    """Revokes a cluster's certificates, and tells every gateway to look who holds one; how many."""
+    await tx.execute("SELECT pg_notify('clusters_removed', '')")
     return await tx.execute("UPDATE fleet.certificates SET revoked = $2 WHERE cluster_uid = $1 AND revoked IS NULL", cluster_uid, now)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from cryptography import x509
@@ -26,22 +27,42 @@ _NO_REQUEST = "is not a certificate request (PEM) signed with its own ECDSA P-25
 
 
 class EnrolmentService:
-    """Gives agents their certificates."""
+    """Gives agents their certificates.
 
-    def __init__(self, *, authority: ca.Authority, joining: Joining, clock: Clock) -> None:
+    Args:
+        authority: the hub's CA.
+        joining: where the hub is.
+        clock: the time.
+        on_revoked: told the uid of a cluster whose earlier certificates were revoked, after the commit.
+    """
+
+    def __init__(
+        self,
+        *,
+        authority: ca.Authority,
+        joining: Joining,
+        clock: Clock,
+        on_revoked: Callable[[str], Awaitable[None] | None] = lambda _: None,
+    ) -> None:
+        self._on_revoked = on_revoked
         self._authority = authority
         self._trust = ca.bundle_hash(authority.bundle)
         self._joining = joining
         self._clock = clock
 
     async def Enrol(self, request: enrolment_service_pb2.EnrolRequest, call: Call) -> enrolment_service_pb2.EnrolResponse:
-        """A certificate for a token; Invalid for a bad request, which leaves the token unused; JoinRefused."""
+        """A certificate for a token; Invalid for a bad request, which leaves the token unused; JoinRefused.
+
+        Whoever held the cluster's certificates before is out: joining anew is how a stolen one is revoked.
+        """
         key_hash = _key_hash(request.certificate_request)
         token, now = Token.parse(request.token), self._clock.now()
         tx = await pg.tx(call)
         kept = await join_tokens_store.lock(tx, token.id)
         domain.refuse_token(token, kept, key_hash, now)
         assert kept is not None, "refused above"
+        if await certificates_store.revoke(tx, kept["cluster_uid"], now):
+            tx.after_commit(lambda: self._on_revoked(str(kept["cluster_uid"])))
         certificate = await self._issue(tx, request.certificate_request, kept["cluster_uid"])
         await join_tokens_store.use(tx, token.id, key_hash, now)
         await tx.execute(

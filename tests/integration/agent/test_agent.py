@@ -130,7 +130,7 @@ async def scene(  # noqa: PLR0917 -- fixtures
     )  # fmt: skip
     tls = server_tls(hub_certificates.certificate("gateway"), hub_certificates.key("gateway"), hub_certificates.ca)
     tunnel = await links.serve("127.0.0.1", 0, tls)
-    auth = NatsAuth(nats_server.url, nats_server.tls(), nats_server.seed_file("gateway").parent, lambda uid: uid == CLUSTER_UID)
+    auth = NatsAuth(nats_server.url, nats_server.tls(), nats_server.seed_file("gateway").parent, lambda uid, _: uid == CLUSTER_UID)
     answering = asyncio.create_task(auth.run(), name="callout")
     bus = await Bus.connect(nats_server.url, name="gateway", tls=nats_server.tls(), nkey_seed_file=nats_server.seed_file())
     await bus.ensure_stream(streams.cluster(CLUSTER_UID))

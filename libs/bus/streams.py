@@ -64,7 +64,7 @@ NOTICES = Stream("NOTICES", ("gems.notice.>",), 128 * MIB, 24 * HOUR, duplicate_
 JOBS = Stream("JOBS", ("gems.jobs.>",), 64 * MIB, 0, work_queue=True, healed=True, max_message=64 * 1024)
 HUB = (PLATFORM, NOTICES, JOBS)
 # Presence alone: whoever holds a tunnel says so again when the broker has forgotten.
-TUNNELS = Stream("KV_TUNNELS", ("$KV.TUNNELS.>",), 64 * MIB, 24 * HOUR, max_message=4096, bucket=True)
+TUNNELS = Stream("KV_TUNNELS", ("$KV.TUNNELS.>",), 64 * MIB, 2 * HOUR, max_message=4096, bucket=True)
 CLUSTER_PREFIX = "CLUSTER_"
 
 

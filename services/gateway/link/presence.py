@@ -27,6 +27,7 @@ LAPSE = 7.0  # seconds after which a silent gateway is gone
 _REPLAYED = 2  # own signs of life heard since the bucket was read from its start: the first may be of before
 _RETRY = 0.5
 _PUBLISH = 3.0
+_AFRESH = 1800.0  # seconds after which everything is told again; the bucket forgets after two hours
 _CLUSTERS, _GATEWAYS = subjects.tunnel("x")[:-1], subjects.gateway("x")[:-1]
 _log = log.get("services.gateway.link")
 
@@ -194,9 +195,14 @@ class Presence:
             self.touch(uid)
 
     async def _beat(self) -> None:
+        clock = asyncio.get_running_loop().time
+        due = clock() + _AFRESH
         while True:
             try:
                 await self._beat_once()
+                if clock() >= due:
+                    self._tell_all()
+                    due = clock() + _AFRESH
             except Fault as fault:
                 _log.warning("tunnels.not_told", problem=str(fault))
                 await self._ensured()

@@ -158,6 +158,22 @@ async def test_a_dead_gateway_holds_nothing_after_a_while(bus: Bus, eventually: 
         await late.die()
 
 
+async def test_what_the_bucket_forgot_by_age_is_told_again(bus: Bus, eventually: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tunnel that stands for longer than the bucket remembers is known to a gateway that starts after that."""
+    monkeypatch.setattr(presences, "_AFRESH", 0.5)
+    monkeypatch.setattr(presences, "_BEAT", 0.2)
+    uid = str(uuid4())
+    async with gateways(bus) as (one, two):
+        one.take(uid, 1)
+        await eventually(lambda: two.sees(uid) == "a:1", within=5)
+        for sequence, content in (await bus.stored(streams.TUNNELS.name)).items():
+            if TunnelHolder.FromString(content).session:
+                await bus.remove(streams.TUNNELS.name, sequence)
+        late = Gateway(bus, "c:3")
+        await eventually(lambda: late.sees(uid) == "a:1", within=5)
+        await late.die()
+
+
 async def test_one_that_stops_says_so(bus: Bus, eventually: Any) -> None:
     """First that it drains, then that it holds nothing."""
     uid = str(uuid4())

@@ -37,10 +37,10 @@ class House:
     revoked: set[str]
     auth: NatsAuth
 
-    def tls(self, uri: str) -> tuple[Path, Path, Path]:
+    def tls(self, uri: str, lifetime: timedelta = timedelta(hours=1)) -> tuple[Path, Path, Path]:
         """A certificate with a name of one's choice."""
         name = uuid.uuid4().hex
-        self.ca.issue(name, now=datetime.now(UTC), lifetime=timedelta(hours=1), uri=uri).write(self.folder, name)
+        self.ca.issue(name, now=datetime.now(UTC), lifetime=lifetime, uri=uri).write(self.folder, name)
         return self.folder / f"{name}.crt", self.folder / f"{name}.key", self.gateway[2]
 
     def agent_tls(self, uid: str) -> tuple[Path, Path, Path]:
@@ -230,6 +230,19 @@ async def test_revoked_cluster_is_kicked_and_stays_out(house: House, eventually:
     await eventually(lambda: victim.connected, within=10, what="let in again")
     await victim.close()
     await bystander.close()
+
+
+async def test_a_connection_ends_with_its_certificate(house: House, eventually: Any) -> None:
+    """No longer than it is good, although the broker looks at certificates only when someone connects; the next one lets in again."""
+    tls = house.tls("spiffe://kubegems/cluster/brief", timedelta(seconds=4))
+    bus = await Bus.connect(house.url, name="agent-brief", tls=tls, inbox_prefix=subjects.inbox("brief"))
+    await eventually(lambda: bus.connected, within=5)
+    await eventually(lambda: not bus.connected, within=15, what="ended with its certificate")
+    for old, new in zip(tls, house.agent_tls("brief"), strict=True):
+        if old != new:
+            old.write_bytes(new.read_bytes())
+    await eventually(lambda: bus.connected, within=15, what="connected with the renewed one")
+    await bus.close()
 
 
 async def test_too_much_is_put_out(house: House, eventually: Any, monkeypatch: pytest.MonkeyPatch) -> None:

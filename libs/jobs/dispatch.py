@@ -54,7 +54,7 @@ class Dispatcher:
         self._lease = lease
         self._bundle = bundle
         self._wake = asyncio.Event()
-        self._news = True  # something may have come that is not known yet
+        self._news, self._released = True, 0.0  # something that waited may go on; when that was last looked at
         self._more = False  # more could be sent than there was room for
         self._reconciler = Reconciler(database, bus)
         self._claimed, self._rate, self._since = 0, 0, time.monotonic()
@@ -93,14 +93,14 @@ class Dispatcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._wake.wait()
-                    return
-            self._news = True
 
     async def once(self) -> int:
         """One round: sends what may be sent. How many jobs."""
         self._wake.clear()
-        news, self._news = self._news, False
-        size = self.size
+        size, now = self.size, time.monotonic()
+        news = self._news or now - self._released >= POLL_SECONDS  # what waits for its time has no other voice
+        if news:
+            self._news, self._released = False, now
         async with self._database.transaction() as tx:
             taken = await window.take(tx, window=size, known=self._kinds, least=max(1, size // 4), releasing=news)
         self._more = taken.more

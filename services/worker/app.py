@@ -14,7 +14,7 @@ from libs.bus.relay import Relay
 from libs.jobs import tickets
 from libs.jobs.clockwork import Clockwork
 from libs.jobs.dispatch import Dispatcher
-from libs.jobs.runner import Runner
+from libs.jobs.runner import Runner, collect_seldom
 from libs.pg import Database
 from libs.pg.paging import Pages
 from libs.rpc import metrics
@@ -98,6 +98,7 @@ async def _work(*, config: Config, life: Life, database: Database, bus: Bus, gat
     life.spawn("dispatcher", dispatcher.run())
     life.spawn("relay", Relay(database, bus, [jobs.SCHEMA]).run())
     life.spawn("runner", runner.run(bus))
+    collect_seldom()
     life.on_drain.append(runner.drain)
 
 

@@ -38,7 +38,7 @@ from libs.bus import Bus, streams
 from libs.bus.relay import Relay
 from libs.jobs import Context, Kind, Order, tickets
 from libs.jobs.dispatch import Dispatcher
-from libs.jobs.runner import Runner
+from libs.jobs.runner import Runner, collect_seldom
 from libs.log import trace
 from libs.pg import Database
 from tests.kit.data import DatabaseServer, postgres_server
@@ -75,6 +75,7 @@ async def work(settings: dict[str, Any]) -> None:
 
     dispatcher = Dispatcher(database, bus, known, window=1000, bundle=tickets.bundle(500))
     runner = Runner(database, known, allowed=may, worker="bench", concurrency=500, on_claimed=dispatcher.claimed)
+    collect_seldom()
     await database.listen(jobs.WAKE, dispatcher.wake)
     await asyncio.gather(dispatcher.run(), runner.run(bus), Relay(database, bus, [jobs.SCHEMA]).run())
 

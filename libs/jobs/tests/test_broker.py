@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from kubegems.jobs.v1 import events_pb2
 from libs.bus import Bus, streams
-from libs.jobs import Context, State, store
+from libs.jobs import Context, Retry, State, dispatch, store
 from libs.jobs.dispatch import Dispatcher
 from libs.jobs.domain import Order
 from libs.jobs.reconcile import Reconciler
@@ -88,3 +89,36 @@ async def test_what_the_broker_lost_is_sent_again_and_what_nobody_waits_for_is_r
     found = [events_pb2.JobDispatch.FromString(data) for data in (await bus.stored(streams.JOBS.name)).values()]
     assert sorted((m.job, m.dispatch) for m in found) == sorted([(str(kept), 1), (str(lost), 2)])
     assert await desk.sql("SELECT count(*) FROM jobs.jobs WHERE state = $1", State.QUEUED.value) == 2
+
+
+async def test_a_retry_comes_in_time_however_much_waits(desk: Desk, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While dispatcher and workers never come to rest, what has waited for its time is let go all the same."""
+    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.1)
+    tries: list[int] = []
+
+    async def again(context: Context, _payload: Any) -> None:
+        tries.append(context.job.attempts)
+        if len(tries) < 3:
+            raise Retry("once more", after=timedelta(seconds=0.01))
+
+    async def endless(context: Context, _payload: Any) -> None:
+        if len(tries) < 3:  # the backlog never ends before the retries have come
+            async with desk.database.transaction() as tx:
+                await store.enqueue_many(tx, [Order(kind="endless", target="tenants/a", creator="schedules/x")])
+
+    desk.kind(again)
+    desk.kind(endless, name="endless")
+    async with desk.database.transaction() as tx:
+        await store.enqueue_many(tx, [Order(kind="endless", target="tenants/a", creator="schedules/x")] * 100)
+    await desk.enqueue(creator="schedules/x")
+    dispatcher = Dispatcher(desk.database, bus, desk.known, window=20)
+    worker = desk.runner(concurrency=10, on_claimed=dispatcher.claimed)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work) for work in (dispatcher.run(), worker.run(bus))]
+
+        async def done() -> None:
+            assert tries == [1, 2, 3]
+
+        await eventually(done, within=30)
+        for task in tasks:
+            task.cancel()

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from libs.faults import Invalid, Violation
 from libs.rest import decode, query
 from libs.rest.encode import field_encoder, json_of, to_json
-from libs.rest.scalars import scalar
+from libs.rest.scalars import Reader, scalar
 from libs.rest.template import Template, parse
 from libs.rpc.call import Method
 from libs.rpc.registry import Refused
@@ -38,6 +38,7 @@ class Binding:
         response_body: field of the reply that is the answer's body; empty for the whole reply.
         raw: whether the body is taken as it is, into a google.api.HttpBody.
         encode: what makes the answer's JSON of a reply.
+        readers: of each of the path's variables: the way to its field, the field, and what reads its value.
     """
 
     method: Method
@@ -47,6 +48,7 @@ class Binding:
     response_body: str = ""
     raw: bool = False
     encode: Callable[[Any], bytes] = to_json
+    readers: tuple[tuple[list[str], str, Reader], ...] = ()
 
     def request(self, segments: list[str], pairs: list[tuple[str, str]], raw: bytes, content_type: str) -> Message:
         """The request; raises Invalid with every wrong field."""
@@ -87,13 +89,11 @@ class Binding:
         return field.message_type is not None and not field.is_repeated
 
     def _path(self, message: Message, segments: list[str], found: list[Violation]) -> None:
-        for variable in self.template.variables:
+        for variable, (above, name, read) in zip(self.template.variables, self.readers, strict=True):
             value = "/".join(segments[variable.start : variable.end])
-            *above, name = variable.path.split(".")
             target: Any = message
             for step in above:
                 target = getattr(target, step)
-            read = scalar(target.DESCRIPTOR.fields_by_name[name], text=True)
             try:
                 wanted = read(value)
             except ValueError as error:
@@ -127,17 +127,20 @@ def _checked(method: Method, rule: Any) -> Binding:
         raise ValueError(f"{http_method!r} is no HTTP method")
     template = parse(rule.custom.path if verb == "custom" else getattr(rule, verb))
     descriptor = cast("Descriptor", method.request_class.DESCRIPTOR)
+    readers: list[tuple[list[str], str, Reader]] = []
     for variable in template.variables:
         field = field_at(descriptor, variable.path)
         if field.is_repeated or field.message_type is not None:
             raise ValueError(f"{variable.path} is no single value")
+        readers.append((variable.path.split(".")[:-1], field.name, scalar(field, text=True)))
     if rule.body and http_method in _BODYLESS:
         raise ValueError(f"{http_method} has no body")
     raw = _raw(_part(descriptor, rule.body))
     if method.uploads and not raw:
         raise ValueError("the body of an upload must be its google.api.HttpBody")
     response = cast("Descriptor", method.response_class.DESCRIPTOR)
-    return Binding(method, http_method, template, rule.body, rule.response_body, raw, _encoder(response, rule.response_body))
+    encode = _encoder(response, rule.response_body)
+    return Binding(method, http_method, template, rule.body, rule.response_body, raw, encode, tuple(readers))
 
 
 def _encoder(descriptor: Descriptor, name: str) -> Callable[[Any], bytes]:

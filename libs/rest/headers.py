@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import Message
@@ -28,7 +29,7 @@ _UNIT = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 def form(method: Method, accept: str) -> str:
     """The content type of the answer, by `Accept`; 406 when the client takes none that we have."""
-    kinds = [part.split(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
+    kinds = _kinds(accept)
     if method.descriptor.output_type.full_name == HTTP_BODY:
         return "application/octet-stream" if method.streams else JSON
     if method.streams:
@@ -41,6 +42,11 @@ def form(method: Method, accept: str) -> str:
     if not method.streams and JSON in kinds:
         return JSON
     raise HttpFault.of(406, "NOT_ACCEPTABLE", f"the answer comes as {' or '.join(offered)}, not as {accept[:100]!r}")
+
+
+@lru_cache(maxsize=256)
+def _kinds(accept: str) -> tuple[str, ...]:
+    return tuple(part.split(";")[0].strip().lower() for part in accept.split(",") if part.strip())
 
 
 def refuse_doubled(doubled: frozenset[str]) -> None:

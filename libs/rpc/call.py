@@ -95,6 +95,11 @@ class Method:
     `handler` is `async (request, call) -> reply` for a unary method, `(request, call) -> AsyncIterator[reply]` for a
     server stream, which may yield a list of replies where it has several at once. A `forwarded` method is answered by
     another process, which keeps its record; its replies are encoded bytes.
+
+    Attributes:
+        path: `/package.Service/Method`.
+        streams: whether it answers with a stream.
+        uploads: whether its request comes as a stream: one message that names things, then the bytes of a body (`Call.upload`).
     """
 
     descriptor: MethodDescriptor
@@ -103,21 +108,16 @@ class Method:
     response_class: type[Message]
     handler: Callable[[Any, Call], Awaitable[Any]] | Callable[[Any, Call], AsyncIterator[Any]]
     forwarded: bool = False
+    path: str = field(init=False)
+    streams: bool = field(init=False)
+    uploads: bool = field(init=False)
 
-    @property
-    def path(self) -> str:
-        """`/package.Service/Method`."""
-        return f"/{self.descriptor.containing_service.full_name}/{self.descriptor.name}"
-
-    @property
-    def streams(self) -> bool:
-        """Whether it answers with a stream."""
-        return bool(self.descriptor.server_streaming)
-
-    @property
-    def uploads(self) -> bool:
-        """Whether its request comes as a stream: one message that names things, then the bytes of a body (`Call.upload`)."""
-        return bool(self.descriptor.client_streaming)
+    def __post_init__(self) -> None:
+        """Reads the descriptor once; each call asks for these several times."""
+        descriptor = self.descriptor
+        object.__setattr__(self, "path", f"/{descriptor.containing_service.full_name}/{descriptor.name}")
+        object.__setattr__(self, "streams", bool(descriptor.server_streaming))
+        object.__setattr__(self, "uploads", bool(descriptor.client_streaming))
 
 
 class Unit(Protocol):

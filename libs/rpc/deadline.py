@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, Token
 
 _ends: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
-@contextmanager
-def within(seconds: float | None) -> Iterator[None]:
+class within:  # noqa: N801 -- it is used as a function
     """Runs a block that has so many seconds; None leaves it without an end."""
-    token = _ends.set(None if seconds is None else time.monotonic() + seconds)
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_ends", "_token")
+    _token: Token[float | None]
+
+    def __init__(self, seconds: float | None) -> None:
+        self._ends = None if seconds is None else time.monotonic() + seconds
+
+    def __enter__(self) -> None:
+        self._token = _ends.set(self._ends)
+
+    def __exit__(self, *_: object) -> None:
         with suppress(ValueError):  # a generator closed by another task ends in another context, where nothing was set
-            _ends.reset(token)
+            _ends.reset(self._token)
 
 
 def left() -> float | None:

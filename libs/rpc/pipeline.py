@@ -27,6 +27,7 @@ from libs.rpc.recording import Recording
 __all__ = ["Pipeline"]
 _Rule = policy_pb2.Rule
 _log = log.get("libs.rpc")
+_USER = _Rule.USER
 _ANONYMOUS = (_Rule.PUBLIC, _Rule.REFRESH, _Rule.JOIN_TOKEN)
 UNARY_SECONDS = 60.0  # for callers that set no deadline
 Given = Message | Callable[[], Message | Awaitable[Message]]
@@ -186,7 +187,7 @@ class Pipeline:
         auth = call.method.rule.auth
         if auth in _ANONYMOUS:
             return
-        authenticate = self._authenticate if auth == _Rule.USER else self._peers
+        authenticate = self._authenticate if auth == _USER else self._peers
         if authenticate is None:
             raise Internal(f"nobody authenticates callers of {call.method.path}")
         call.caller = await authenticate(call)

@@ -14,6 +14,7 @@ from libs.rpc.call import Call
 from libs.rpc.protocols import Audit
 
 _Rule = policy_pb2.Rule
+_READ, _NONE = _Rule.READ, _Rule.NONE  # looked up once: an enum of protobuf is slow to ask
 _WRITES = (_Rule.WRITE, _Rule.SENSITIVE)
 _REFUSALS = (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
 _SECONDS = 5.0
@@ -32,17 +33,17 @@ class Recording:
             return
         if _external(call):
             await self._audit.intent(call, request)
-        elif call.method.streams and call.method.rule.audit == _Rule.READ:
+        elif call.method.streams and call.method.rule.audit == _READ:
             self._audit.read(call, request, "OK")
             call.recorded = True
 
     async def done(self, call: Call, request: Message, *, replayed: bool) -> None:
         """After the commit; WRITE records went with it."""
-        if self._audit is None or call.method.forwarded or call.method.rule.audit == _Rule.NONE:
+        if self._audit is None or call.method.forwarded or call.method.rule.audit == _NONE:
             return
         if _external(call) and not replayed:
             await self._safe(self._audit.outcome(call, request, None), "audit.outcome_failed")
-        elif call.method.rule.audit == _Rule.READ or replayed:
+        elif call.method.rule.audit == _READ or replayed:
             self._audit.read(call, request, "OK")
         call.recorded = True
 
@@ -55,11 +56,11 @@ class Recording:
     async def failed(self, call: Call, request: Message | None, error: BaseException, *, handled: bool, admitted: bool) -> None:
         """After a refusal or failure."""
         audit = self._audit
-        if audit is None or call.recorded or call.method.rule.audit == _Rule.NONE:
+        if audit is None or call.recorded or call.method.rule.audit == _NONE:
             return
         call.recorded = True
         fault = error if isinstance(error, Fault) else rebuilt(Code.CANCELLED, "CANCELLED", "the caller went away")
-        if call.method.rule.audit == _Rule.READ:
+        if call.method.rule.audit == _READ:
             audit.read(call, request, fault.code.name)
         elif handled and request is not None and _external(call) and not call.method.forwarded:
             await self._safe(audit.outcome(call, request, fault), "audit.outcome_failed")

@@ -20,6 +20,8 @@ class Rate:
 
     def times(self, factor: float) -> Rate:
         """A multiple of it."""
+        if factor == 1.0:
+            return self
         return Rate(self.per_second * factor, self.burst * factor)
 
 

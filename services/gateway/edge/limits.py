@@ -17,6 +17,7 @@ from services.gateway.edge.buckets import Buckets, Rate
 from services.gateway.edge.turns import Crowded, Turns
 
 _Rate = policy_pb2.Rule.Rate
+_UNLIMITED, _STREAMS = _Rate.UNLIMITED, _Rate.STREAMS  # looked up once: an enum of protobuf is slow to ask
 _KEY = "apiKeys:"  # what an API key's session starts with
 FAILURE_COST = 10.0  # a bad token costs its address as much as ten calls
 STREAMS_PER_CALLER = 100
@@ -97,14 +98,14 @@ class Limits:
     def caller(self, call: Call) -> None:
         """After authentication, by caller and class of the method; raises TooOften or TooManyStreams."""
         rate = call.method.rule.rate
-        if rate == _Rate.UNLIMITED or trusted(call):
+        if rate == _UNLIMITED or trusted(call):
             return
         who = _who(call)
         wait = self._callers.take((who, rate), self._per_caller[rate])
         call.response_headers |= self._callers.standing((who, rate), self._per_caller[rate])
         if wait is not None:
             raise _too_often(who, wait)
-        if rate == _Rate.STREAMS:
+        if rate == _STREAMS:
             self._hold(who)
 
     def failed(self, call: Call) -> None:
@@ -113,7 +114,7 @@ class Limits:
 
     def release(self, call: Call) -> None:
         """A call that was let in has ended."""
-        if call.method.rule.rate != _Rate.STREAMS or trusted(call):
+        if call.method.rule.rate != _STREAMS or trusted(call):
             return
         who = _who(call)
         left = self._streams.get(who, 1) - 1
@@ -125,7 +126,7 @@ class Limits:
     async def turn(self, call: Call) -> Callable[[], None] | None:
         """By tenant, for who may be there: raises TooOften, or waits for a fair turn and raises Busy when none comes."""
         rate = call.method.rule.rate
-        if rate == _Rate.UNLIMITED or trusted(call):
+        if rate == _UNLIMITED or trusted(call):
             return None
         weight = self._weights.get(call.tenant, 1.0)
         if call.tenant:

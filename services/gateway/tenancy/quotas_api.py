@@ -56,6 +56,7 @@ class QuotaService:
         row = await parents.tenant(tx, tenant)
         uid = await clusters_store.hold(tx, cluster)
         hard = dict(request.quota.hard)
+        changed = True
         if request.quota.etag or not await quotas_store.insert(tx, tenant, uid, hard):
             held = await quotas_store.lock(tx, tenant, uid)
             if held is None:
@@ -63,10 +64,13 @@ class QuotaService:
             pg.check_etag(request.quota.etag, held["version"])
             quotas.cover(hard, await environments_store.quotas(tx, tenant, uid))
             await quotas_store.update(tx, tenant, uid, hard)
+            changed = held["hard"] != hard
         await derive.presence(tx, row, uid, hard)
         message = await _message(tx, await quotas_store.get(tx, tenant, cluster))
         call.tenant = names.tenant(tenant)
         await events.publish(tx, "quota-updated", message)
+        if changed:
+            await events.quota_decided(tx, message, call.caller.name)
         return message
 
     async def DeleteTenantQuota(self, request: quota_service_pb2.DeleteTenantQuotaRequest, call: Call) -> empty_pb2.Empty:
@@ -86,6 +90,7 @@ class QuotaService:
         await derive.withdraw(tx, row, held["cluster_uid"])
         call.tenant = names.tenant(tenant)
         await events.publish(tx, "quota-deleted", message)
+        await events.quota_decided(tx, message, call.caller.name, taken=True)
         return empty_pb2.Empty()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from kubegems.messages.v1 import events_pb2
 from kubegems.tenancy.v1 import project_pb2, project_service_pb2, quota_service_pb2, tenant_pb2, tenant_service_pb2
 from services.gateway.tenancy.tests.house import HARD, QUOTA, House, refused
 
@@ -282,3 +283,20 @@ async def test_changes_are_told_with_the_transaction(house: House) -> None:
     )
     assert [row["subject"] for row in rows] == ["gems.platform.tenancy.tenant-created", "gems.platform.tenancy.project-created"]
     assert tenant_pb2.Tenant.FromString(rows[0]["payload"]).name == f"tenants/{tenant}"
+
+
+async def test_quota_decisions_are_told_to_the_tenants_admins(house: House) -> None:
+    """A message goes with the transaction: when limits change and when they are taken away; the same limits again are no news."""
+    cluster, _ = await house.cluster()
+    tenant = await house.tenant(cluster)
+    await house.quota(tenant, cluster, {**HARD, "limits.cpu": "7"})
+    await house.quota(tenant, cluster, {**HARD, "limits.cpu": "7"})
+    await house.call(
+        "QuotaService/DeleteTenantQuota", quota_service_pb2.DeleteTenantQuotaRequest(name=f"tenants/{tenant}/quotas/{cluster}")
+    )
+    rows = await house.sql("SELECT payload FROM tenancy.outbox WHERE subject = 'gems.notice.posted' ORDER BY seq")
+    notices = [n for row in rows if tenant in (n := events_pb2.NoticePosted.FromString(row["payload"])).resource]
+    assert [n.category for n in notices] == ["QUOTA_DECIDED", "QUOTA_DECIDED", "QUOTA_DELETED"]
+    assert {(*n.audiences, n.resource) for n in notices} == {(f"tenants/{tenant}/roles/admin", f"tenants/{tenant}/quotas/{cluster}")}
+    assert "limits.cpu 7" in notices[1].body
+    assert "users/" in notices[1].body

@@ -6,10 +6,11 @@ import asyncio
 import random
 
 from tests.chaos.link.network import AGENTS, HUB
-from tests.chaos.link.rig import CERTIFICATE_SECONDS, Rig
+from tests.chaos.link.rig import CERTIFICATE_SECONDS, SECOND, Rig
 from tests.kit.eventually import eventually
 
-STORES = frozenset({"kill postgresql", "kill gateway"})  # while these are away, nobody can hear of a revoked right
+PARTS = ("agent", "gateway", SECOND, "nats", "postgresql")
+STORES = frozenset({"kill postgresql"})  # while it is away, nobody can hear of a revoked right
 
 
 class Actions:
@@ -17,7 +18,7 @@ class Actions:
 
     def __init__(self, rig: Rig, seed: str) -> None:
         self._rig, self._seed = rig, seed
-        self.names = ["delay", "stall", "half-open", "cut", "expire", "kill agent", "kill gateway", "kill nats", "kill postgresql"]
+        self.names = ["delay", "stall", "half-open", "cut", "expire", "hang", *(f"kill {part}" for part in PARTS)]
 
     def drawn(self, number: int) -> str:
         """The strike of a round."""
@@ -80,7 +81,21 @@ class Actions:
         return "the tunnel ended with its certificate"
 
     async def _let_go(self) -> bool:
-        return await self._rig.holders() == 0
+        return not await self._rig.holders()
+
+    async def _hang(self, rng: random.Random, _: str) -> str:
+        """The gateway that holds the tunnel stands still for longer than a ping may take: the agent goes to the other one."""
+        (holder,) = await eventually(self._rig.holders, within=30, every=0.3)
+        (other,) = set(self._rig.gateways) - {holder}
+        self._rig.doors.close(holder)
+        self._rig.freeze(holder, on=True)
+        try:
+            await eventually(lambda: self._rig.holders(other), within=25, every=0.2, what=f"{other} took over")
+            await asyncio.sleep(rng.uniform(0, 3))
+        finally:
+            self._rig.freeze(holder, on=False)
+            self._rig.doors.closed = set()
+        return f"{holder}, {other} took over"
 
     async def _kill(self, rng: random.Random, part: str) -> str:
         pid = self._rig.kill(part)

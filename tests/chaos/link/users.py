@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.chaos.link.rig import Doors
 from tests.e2e.world import PASSWORD
 from tests.kit.rest import User
 
@@ -23,24 +24,40 @@ REVIEW = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 
 @dataclass
 class Person:
-    """Someone who signs in again whenever the token has ended.
+    """Someone who signs in again whenever the token has ended, and goes to the other gateway when one does not answer.
 
     Attributes:
+        doors: the gateways.
         uid: of the account, once it was read.
+        turn: which of the gateways is asked.
+        watching: the gateway that the last watch went to.
     """
 
     anyone: User
+    doors: Doors
     name: str
     password: str = PASSWORD
     uid: str = ""
     token: str = ""
+    turn: int = 0
+    watching: str = ""
 
     async def call(self, method: str, path: str, body: Any = None, *, key: str = "") -> tuple[int, Any]:
         """Status and body of one call; raises one of AWAY."""
+        try:
+            status, answer = await self._call(method, path, body, key)
+        except AWAY:
+            self.turn += 1
+            raise
+        if status in (502, 503, 504):
+            self.turn += 1
+        return status, answer
+
+    async def _call(self, method: str, path: str, body: Any, key: str) -> tuple[int, Any]:
         if not self.token:
             await self._sign_in()
         headers = {"Authorization": f"Bearer {self.token}"} | ({"Idempotency-Key": key} if key else {})
-        session, base = self.anyone.session, self.anyone.base
+        session, base = self.anyone.session, self.doors.url(self.turn)
         async with session.request(method, base + path, json=body, headers=headers, ssl=self.anyone.tls, timeout=SECONDS) as reply:
             raw = await reply.read()
             if reply.status == 401:
@@ -70,7 +87,8 @@ class Person:
             await self._sign_in()
         headers = {"Authorization": f"Bearer {self.token}"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
-        url = self.anyone.base + path
+        self.watching = self.doors.url(self.turn)
+        url = self.watching + path
         async with self.anyone.session.get(url, headers=headers, ssl=self.anyone.tls, timeout=timeout) as reply:
             if reply.status != 200:
                 raise aiohttp.ClientConnectionError(f"{reply.status}")
@@ -83,7 +101,7 @@ class Person:
 
     async def _sign_in(self) -> None:
         body = {"username": self.name, "password": self.password}
-        url, tls = f"{self.anyone.base}/api/v1/sessions", self.anyone.tls
+        url, tls = f"{self.doors.url(self.turn)}/api/v1/sessions", self.anyone.tls
         async with self.anyone.session.post(url, json=body, ssl=tls, timeout=SECONDS) as reply:
             if reply.status >= 300:
                 raise aiohttp.ClientConnectionError(f"sign-in {reply.status}")

@@ -1,0 +1,224 @@
+"""Rotation and loss of the CA, rotation of keys, backup and restore: on a whole platform, under an agent that is connected."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from deploy.local.process import Command, Process
+from libs.bus.server import Keys
+from libs.crypt import ca
+from tests.integration.recovery.rig import HUB, SHOP, Hub, commands, environment, furnish
+from tests.kit.eventually import eventually
+from tests.kit.kubectl import Kubectl
+from tests.kit.platform import platform
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+async def hub(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hub]:
+    """A platform of this module's own, with a tenant."""
+    folder = tmp_path_factory.mktemp("recovery")
+    folder.chmod(0o700)
+    async with platform(folder / "stack", jaeger=False) as running:
+        found = Hub(running)
+        await furnish(found)
+        yield found
+
+
+@pytest.fixture
+def cluster(hub: Hub, tmp_path: Path) -> Kubectl:
+    """The member cluster's own admin."""
+    return Kubectl(Path(hub.platform.endpoints["kubeconfig"]), tmp_path)
+
+
+async def test_the_ca_is_rotated_under_a_connected_agent(hub: Hub, cluster: Kubectl) -> None:
+    """Each step waits until agents have heard of the one before; the cluster keeps its uid, its agent and its objects."""
+    made = await environment(hub, "rotated")
+    uid, agent = (await hub.online())["uid"], hub.platform.pid("agent")
+    old = ca.Authority.load(hub.layout.certificates / "ca.crt", hub.layout.certificates / "ca.key")
+    code, said = await hub.rotation("switch")
+    assert (code, "`begin` comes first" in said) == (1, True), said
+    for step, following in (("begin", "switch"), ("switch", "retire"), ("retire", "")):
+        code, said = await hub.rotation(step)
+        assert code == 0, said
+        if following:
+            code, said = await hub.rotation(following)
+            assert (code, "local" in said) == (1, True), said
+        await hub.restart()
+        assert (await hub.online())["uid"] == uid
+        await eventually(lambda: _told(hub), within=30, every=0.5, what=f"agents heard of {step}")
+    code, said = await hub.rotation("status")
+    assert old.fingerprint not in said
+    assert hub.platform.pid("agent") == agent
+    (certificate, *_) = ca.certificates((hub.layout.root / "agent/agent.pem").read_text().partition("-----BEGIN PRIVATE")[0])
+    assert not ca.issued_by(certificate, old.certificate)
+    assert (await environment(hub, "after-rotation"))["uid"]
+    assert (await hub.ready("rotated"))["uid"] == made["uid"]
+    assert (await cluster.json("get", "environment.gems.kubegems.io", "acme-shop-rotated"))["metadata"]["uid"]
+
+
+async def test_an_older_backup_is_restored_under_a_connected_agent(hub: Hub, cluster: Kubectl, tmp_path: Path) -> None:
+    """Nothing is deleted; the agent asks; confirmed, it goes back, and what was made later stays until its owner looks at it."""
+    prepare, backup, restore, _, _ = commands("backup.md")
+    kept = await environment(hub, "kept", cpu="1")
+    variables = {"BACKUP": str(tmp_path / "backup")}
+    code, said = await hub.shell(prepare + backup, **variables)
+    assert code == 0, said
+    assert {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "backup").iterdir()} == {"database.dump": 0, "keys.tar": 0}
+    for name in ("later", "later-too"):
+        await environment(hub, name)
+    async with hub.admin() as admin:
+        (await admin.call("PATCH", f"{SHOP}/kept", {"quota": {"limits.cpu": "2"}})).ok()
+    await hub.ready("kept", cpu="2")
+    before = await _objects(cluster)
+
+    await hub.stop(*HUB)
+    code, said = await hub.shell(prepare + restore, **variables)
+    assert code == 0, said
+    assert "good for a renewal" in said
+    await _forget_newest_certificate(hub)
+    await hub.start("gateway")
+    await hub.start("msgbus", "worker")
+
+    async def asks() -> Any:
+        async with hub.admin() as admin:
+            shown = await admin.get("/clusters/local")
+        assert "is older than" in shown.get("confirmationNeeded", ""), shown
+        return shown
+
+    shown = await eventually(asks, within=90, every=0.5, what="the agent asks")
+    assert await _objects(cluster) == before, "nothing is touched while it asks"
+    generation = shown["confirmationNeeded"].partition("confirm generation ")[2].split()[0]
+    async with hub.admin() as admin:
+        await admin.post("/clusters/local:confirm", {"generation": generation})
+    assert (await hub.ready("kept", cpu="1"))["uid"] == kept["uid"]
+
+    async def back() -> None:
+        objects = await _objects(cluster)
+        assert objects.keys() == before.keys(), "nothing is removed by its absence"
+        assert objects["acme-shop-kept"] == "1"
+
+    await eventually(back, within=30, every=0.3)
+    assert not (await hub.online()).get("confirmationNeeded")
+    assert (await environment(hub, "after-restore"))["uid"]
+    await _made_again(hub, cluster)
+
+
+async def _made_again(hub: Hub, cluster: Kubectl) -> None:
+    """An environment of the time between, made again: its name is taken until the cluster's admin lets it go; its namespace stays."""
+    namespace = (await cluster.json("get", "namespace", "acme-shop-later"))["metadata"]["uid"]
+    async with hub.admin() as admin:
+        body = {"environmentId": "later", "environment": {"cluster": "clusters/local", "quota": {"limits.cpu": "1"}}}
+        await admin.post(SHOP, body)
+
+    async def told() -> None:
+        async with hub.admin() as admin:
+            shown = await admin.get(f"{SHOP}/later")
+        assert "EARLIER_OBJECT" in json.dumps(shown), shown
+
+    await eventually(told, within=30, every=0.3)
+    variables = {"KUBECONFIG": hub.platform.endpoints["kubeconfig"], "NAMESPACE": "acme-shop-later"}
+    code, said = await hub.shell(commands("backup.md")[-1], **variables)
+    assert code == 0, said
+    await hub.ready("later", within=60)
+    assert (await cluster.json("get", "namespace", "acme-shop-later"))["metadata"]["uid"] == namespace
+
+
+async def test_signing_keys_are_made_anew_under_a_session(hub: Hub) -> None:
+    """Old access tokens end at once everywhere, the session goes on with its refresh token, and inner services follow."""
+    async with hub.admin() as admin:
+        await admin.get("/jobs")
+        file = hub.layout.secrets / "database.url"
+        code, said = await hub.shell(f"{sys.executable} -m services.gateway.identity.rotate --database-url-file {file}")
+        assert code == 0, said
+
+        async def refused() -> None:
+            assert (await admin.call("GET", "/tenants")).status == 401
+
+        await eventually(refused, within=5, what="old tokens are refused")
+    async with hub.admin() as again:
+
+        async def served() -> None:
+            assert (await again.call("GET", "/jobs")).status == 200
+
+        await eventually(served, within=5, what="inner services know the new key")
+        events = await again.get("/audit/events?pageSize=50")
+        assert "identity/rotateKeys" in json.dumps(events)
+
+
+async def test_nats_keys_are_made_anew_under_a_connected_agent(hub: Hub) -> None:
+    """Issuer, callout and services' keys: files taken away, NATS and the hub started anew; hints reach the agent again."""
+    seeds = {path.name: path.read_text() for path in (hub.layout.secrets / "nats").glob("*.nk")}
+    assert "issuer.nk" in seeds
+    await hub.stop("worker", "msgbus", "gateway", "nats")
+    for name in seeds:
+        (hub.layout.secrets / "nats" / name).unlink()
+    nats = hub.platform.stack.hub._nats
+    assert nats is not None
+    nats.keys = Keys.ensure(hub.layout.secrets / "nats")  # a new start does so
+    await nats.prepare()
+    assert all((hub.layout.secrets / "nats" / name).read_text() != seed for name, seed in seeds.items())
+    await hub.start("nats")
+    await hub.start("gateway")
+    await hub.start("msgbus", "worker")
+    await hub.online()
+    assert (await environment(hub, "after-nats"))["uid"]
+
+
+async def test_after_the_ca_is_lost_a_cluster_joins_again_as_itself(hub: Hub, cluster: Kubectl, tmp_path: Path) -> None:
+    """A new CA trusts nobody of before; with a new token the agent is the same cluster, with the same objects."""
+    uid, before = (await hub.online())["uid"], await _objects(cluster)
+    code, said = await hub.rotation("replace")
+    assert (code, "join again" in said) == (0, True), said
+    await hub.restart()
+
+    async def away() -> None:
+        async with hub.admin() as admin:
+            assert (await admin.get("/clusters/local"))["state"] == "OFFLINE"
+
+    await eventually(away, within=30, every=0.3)
+    async with hub.admin() as admin:
+        join = await admin.post("/clusters/local/joinTokens")
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(join["token"])
+    env = dict(entry.split("=", 1) for entry in Path(f"/proc/{hub.platform.pid('agent')}/environ").read_text().split("\0") if entry)
+    env |= {"KUBEGEMS_AGENT_CA_HASH": join["caHash"], "KUBEGEMS_AGENT_JOIN_TOKEN_FILE": str(token)}
+    await hub.stop("agent")
+    agent = await Process.start(Command((sys.executable, "-m", "services.agent"), hub.layout.logs / "agent.log", env=env))
+    try:
+        assert (await hub.online())["uid"] == uid
+        assert await _objects(cluster) == before
+        assert (await environment(hub, "after-loss"))["uid"]
+    finally:
+        await agent.stop()
+
+
+async def _told(hub: Hub) -> bool:
+    code, said = await hub.rotation("status")
+    assert code == 0, said
+    return said.rstrip().endswith("not heard of it: none")
+
+
+async def _objects(cluster: Kubectl) -> dict[str, str]:
+    """CPU limit of each Environment in the cluster."""
+    items = (await cluster.json("get", "environments.gems.kubegems.io"))["items"]
+    return {item["metadata"]["name"]: item["spec"]["resourceQuota"]["limits.cpu"] for item in items}
+
+
+async def _forget_newest_certificate(hub: Hub) -> None:
+    """As if the agent had renewed after the backup."""
+    connection: Any = await asyncpg.connect((hub.layout.secrets / "database.url").read_text().strip())
+    try:
+        sql = "DELETE FROM fleet.certificates WHERE issued = (SELECT max(issued) FROM fleet.certificates)"
+        assert await connection.execute(sql) == "DELETE 1"
+    finally:
+        await connection.close()

@@ -1,7 +1,8 @@
 """The tunnel against an ordinary mTLS grpc.aio call to the agent, and a small call beside downloads on a slow link.
 
 CPU is that of both ends together, in pairs of interleaved rounds: a bare call with one and with 32 in flight, the whole call (grant,
-deadline, trace, the agent's pipeline) against the ordinary call with a deadline, a body of 21 MB, events of 4 KB at full speed.
+deadline, trace, the agent's pipeline) against the ordinary call with a deadline (`granted`) and against gRPC with the same pipeline
+(`pipeline`), a body of 21 MB, events of 4 KB at full speed.
 
 `python -m tests.bench tunnel` prints one JSON line per bar.
 """
@@ -44,18 +45,18 @@ Call = Callable[[], Awaitable[None]]
 class Far:
     """A process of the rig."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
-        self._process, self.port = process, port
+    def __init__(self, process: asyncio.subprocess.Process, ports: list[int]) -> None:
+        self._process, self.ports = process, ports
 
     @classmethod
     @asynccontextmanager
     async def started(cls, program: str, *arguments: object) -> AsyncIterator[Far]:
-        """For the length of a block; it tells its port first."""
+        """For the length of a block; it tells its ports first."""
         pipe = asyncio.subprocess.PIPE
         words = [str(argument) for argument in arguments]
         process = await asyncio.create_subprocess_exec(sys.executable, str(_HERE / program), *words, stdin=pipe, stdout=pipe)
         try:
-            yield cls(process, int(await cls._told(process)))
+            yield cls(process, await cls._told(process))
         finally:
             process.kill()
             await process.wait()
@@ -133,6 +134,20 @@ class Ordinary:
         async for _ in self._watch(str(_EVENTS).encode(), timeout=60):
             count += 1
         assert count == _EVENTS
+
+
+class Served:
+    """The same inventory over grpc.aio, with a deadline and a trace, through the same pipeline."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._get: Any = channel.unary_unary(f"/{INVENTORY.full_name}/GetInventory")
+
+    async def call(self) -> None:
+        """One inventory."""
+        with trace.span("bench"):
+            metadata = (("traceparent", trace.traceparent()),)
+            reply = await self._get(inventory_service_pb2.GetInventoryRequest().SerializeToString(), timeout=10, metadata=metadata)
+        inventory_service_pb2.GetInventoryResponse.FromString(reply)
 
 
 async def _cpu(far: Far, call: Call, times: int, in_flight: int = 1) -> float:
@@ -215,18 +230,20 @@ async def measure(folder: Path) -> None:
         await stack.enter_async_context(rig.running())
         far = await stack.enter_async_context(Far.started("agent.py", folder, port, rig.port, UID))
         mux = await _greeted(await made.get())
-        channel = await stack.enter_async_context(_channel(folder, far.port))
-        tunnel, ordinary = Tunnel(mux, rig.links), Ordinary(channel)
+        channels = [await stack.enter_async_context(_channel(folder, port)) for port in far.ports]
+        tunnel, ordinary, same = Tunnel(mux, rig.links), Ordinary(channels[0]), Served(channels[1])
         await _bar("tunnel_call_1", 3.5, far, (tunnel.call, ordinary.call), 1500)
         await _bar("tunnel_call_32", 8, far, (tunnel.call, ordinary.call), 3200, 32)
         await _bar("tunnel_granted_1", 2.5, far, (tunnel.granted, ordinary.call), 1500)
         await _bar("tunnel_granted_32", 5, far, (tunnel.granted, ordinary.call), 3200, 32)
+        await _bar("tunnel_pipeline_1", 2.5, far, (tunnel.granted, same.call), 1500)
+        await _bar("tunnel_pipeline_32", 5, far, (tunnel.granted, same.call), 3200, 32)
         await _bar("tunnel_body", 1.3, far, (tunnel.body, ordinary.body), 3)
         await _bar("tunnel_watch", 5, far, (tunnel.watch, ordinary.watch), 1)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(rig.running())
         relay = await stack.enter_async_context(Far.started("relay.py", port))
-        await stack.enter_async_context(Far.started("agent.py", folder, relay.port, rig.port, UID))
+        await stack.enter_async_context(Far.started("agent.py", folder, relay.ports[0], rig.port, UID))
         await _slow_link(await _greeted(await made.get()))
     bare.close()
 

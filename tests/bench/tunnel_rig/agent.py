@@ -1,6 +1,7 @@
 """The agent's end, a process of its own: a bare multiplexer, a whole AgentLink, and an ordinary grpc.aio server with the same answers.
 
-`agent.py FOLDER BARE_PORT LINK_PORT UID` tells the port of its gRPC server in one line, then its CPU seconds for each line that it reads.
+`agent.py FOLDER BARE_PORT LINK_PORT UID` tells the ports of its gRPC servers in one line (an ordinary one; one with
+the pipeline of the AgentLink), then its CPU seconds for each line that it reads.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kubegems.agent.v1 import inventory_service_pb2
 from libs import rpc
 from libs.kube.connection import Connection as Upstream
 from libs.log import trace
-from libs.rpc.call import Call
+from libs.rpc.call import Call, Caller, Kind
 from libs.tunnel import Stream
 from libs.tunnel.tcp import Connection, client_tls, dial
 from services.agent.link import HUB_NAME, AgentLink, by_grant
@@ -98,11 +99,18 @@ async def serve(folder: Path, bare: int, link: int, uid: str) -> None:
     await whole.wait_connected()
     server, port = _grpc_server(folder)
     await server.start()
-    _tell(port)
+    same = rpc.Server(rpc.Pipeline(rpc.methods(INVENTORY, Inventory()), peers=_known, registry=CollectorRegistry()))
+    same_port = same.listen("127.0.0.1:0", rpc.Tls(folder / "agent.crt", folder / "agent.key", folder / "ca.crt"), require_client=True)
+    await same.start()
+    _tell([port, same_port])
     while await asyncio.to_thread(sys.stdin.readline):
         _tell(time.process_time())
     running.cancel()
     await server.stop(0)
+
+
+async def _known(_call: Call) -> Caller:
+    return Caller(Kind.SERVICE, "gateway", "")
 
 
 def _tell(fact: Any) -> None:

@@ -65,7 +65,7 @@ async def main(target: int) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL)  # or the kernel would be a second queue
     listener.bind(("127.0.0.1", 0))
     server = await asyncio.start_server(relay, sock=listener, limit=_READ)
-    sys.stdout.write(f"= {server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.write(f"= [{server.sockets[0].getsockname()[1]}]\n")
     sys.stdout.flush()
     await server.serve_forever()
 

@@ -25,6 +25,7 @@ from libs.rpc.server import Server
 from libs.run import Life
 from libs.tunnel.tcp import client_tls
 from services.agent.broker_road import BROKER_NAME, BrokerRoad
+from services.agent.cluster_state import ClusterState, lead
 from services.agent.config import Config
 from services.agent.desired.applier import Applier
 from services.agent.desired.follower import Follower
@@ -66,6 +67,7 @@ class _Ground:
     road: BrokerRoad | None
     identity: Identity
     renewal: Renewal
+    state: ClusterState | None
 
 
 async def start(config: Config, life: Life) -> None:
@@ -79,15 +81,16 @@ async def start(config: Config, life: Life) -> None:
     pipeline = Pipeline([*registry.methods(_INVENTORY, servicer), *registry.methods(_PREVIEW, preview)], peers=by_grant)
     server = await _local_server(config, life, pipeline)
 
+    state = await _state(config, life, client, server) if config.cluster_state else None
     files = IdentityFiles(config.state_dir)
-    enrolment = _enrolment(config, files)
+    enrolment = _enrolment(config, files, state)
     renewal = Renewal(enrolment, files, clock=clock, token_file=config.join_token_file)
     identity = await renewal.ensure()
     life.spawn("certificate renewal", renewal.run())
 
     road = BrokerRoad() if config.one_port else None
     bus = await _bus(config, life, identity, road)
-    await _work(_Ground(config, life, client, bus, road, identity, renewal), pipeline, preview, Figures(renewal))
+    await _work(_Ground(config, life, client, bus, road, identity, renewal, state), pipeline, preview, Figures(renewal))
     await server.serving()
 
 
@@ -107,11 +110,23 @@ async def _local_server(config: Config, life: Life, pipeline: Pipeline) -> Serve
     return server
 
 
-def _enrolment(config: Config, files: IdentityFiles) -> Enrolment:
+async def _state(config: Config, life: Life, client: KubeClient, server: Server) -> ClusterState:
+    """Leads, and has what an earlier pod left; until then this one stands by."""
+    await server.serving()
+    await lead(client, config.namespace, SystemClock(), life.spawn)
+    await server.serving(ready=False)
+    state = ClusterState(client, config.namespace, config.state_dir)
+    await state.restore()
+    life.spawn("state", state.run())
+    return state
+
+
+def _enrolment(config: Config, files: IdentityFiles, state: ClusterState | None) -> Enrolment:
     if config.one_port and not config.edge_url:
         raise ValueError("one_port needs edge_url, the one address that is reached")
     road = EdgeRoad(config.edge_url, config.ca_hash, config.edge_ca_file) if config.one_port else None
-    return Enrolment(config.enrolment_address, config.ca_hash, files, version=VERSION, road=road)
+    saved = state.save_identity if state is not None else None
+    return Enrolment(config.enrolment_address, config.ca_hash, files, version=VERSION, road=road, saved=saved)
 
 
 async def _bus(config: Config, life: Life, identity: Identity, road: BrokerRoad | None) -> Bus:
@@ -149,7 +164,7 @@ async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: 
         ground.road.link = link
     applier = Applier(ground.client)
     follower = Follower(
-        link, applier, Kept(config.state_dir / "desired" / uid),
+        link, applier, Kept(config.state_dir / "desired" / uid, on_change=ground.state.poke if ground.state is not None else None),
         resync_seconds=config.resync_seconds, accepted_hub_uid=config.accepted_hub_uid,
     )  # fmt: skip
     follower.on_trust, link.on_refused = ground.renewal.told, ground.renewal.refused

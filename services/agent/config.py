@@ -18,6 +18,11 @@ class Config:
     join_token_file: Path | None = doc(
         "File with the one-time join token `{id}.{secret}`; needed until the agent has joined.", default=None
     )
+    cluster_state: bool = doc(
+        "For a pod, whose folder goes with it: identity and progress are kept in Secret and ConfigMap gems-agent of the own namespace"
+        " too, and of several pods only the one that holds Lease gems-agent works.",
+        default=False,
+    )
     kubeconfig_file: Path | None = doc("Kubeconfig of the cluster; none means the pod's own service account.", default=None)
     tunnel_address: str = doc(
         "`host:port` of the hub's tunnel, of each gateway with commas between; empty takes what the hub said at joining.", default=""

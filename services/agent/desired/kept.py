@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,10 +34,12 @@ class Progress:
 class Kept:
     """The last set taken, and the progress; both survive a restart. Files are written whole or not at all.
 
-    One that cannot be read is a ValueError: to forget in silence which hub and generation were followed is not safe.
+    `on_change` is called after each write. One that cannot be read is a ValueError: to forget in silence which hub and
+    generation were followed is not safe.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, on_change: Callable[[], None] | None = None) -> None:
+        self._on_change = on_change or (lambda: None)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._set_file = folder / "desired.bin"
         self._progress_file = folder / "desired.json"
@@ -54,6 +57,7 @@ class Kept:
         """Keeps a set as the one to apply."""
         _write(self._set_file, message.SerializeToString())
         self.set = parse(message)
+        self._on_change()
         self.note(refused_confirmed=None, paused=message.paused)
         return self.set
 
@@ -63,6 +67,7 @@ class Kept:
         if new != self.progress:
             self.progress = new
             _write(self._progress_file, orjson.dumps(asdict(new)))
+            self._on_change()
 
 
 def parse(message: wire.FetchDesiredStateResponse) -> DesiredSet:

@@ -17,63 +17,18 @@ import yaml
 
 from deploy.local.certificates import Certificates
 from deploy.local.ports import Ports
-from libs.bus import Bus
 from libs.crypt import ca
 from libs.faults import PermissionDenied, Unavailable
 from services.agent.enrolment import Enrolment
 from services.agent.enrolment_roads import EdgeRoad
 from services.agent.identity import IdentityFiles
 from services.agent.pinning import PinMismatch
+from tests.integration.agent.conftest import LIFE_SECONDS, Hub
 from tests.kit.cluster import Cluster
-from tests.kit.data import FreshDatabase
-from tests.kit.gateway import PASSWORD, Gateway, configuration, running
 from tests.kit.joining import joining
-from tests.kit.nats import NatsServer
-from tests.kit.rest import User
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
-LIFE_SECONDS = 24.0
 DEAD = {f"KUBEGEMS_AGENT_{name}_ADDRESS": "127.0.0.1:1" for name in ("ENROLMENT", "TUNNEL", "NATS")}
-
-
-@dataclass(slots=True)
-class Hub:
-    """A gateway whose agents' certificates live for seconds."""
-
-    gateway: Gateway
-    admin: User
-    nats: NatsServer
-
-    @property
-    def edge_port(self) -> int:
-        """The one port."""
-        return urlsplit(self.gateway.config.public_url).port or 0
-
-    async def token(self, cluster: str) -> Any:
-        """Adds a cluster; what joins it."""
-        await self.admin.post("/clusters", {"clusterId": cluster, "cluster": {"displayName": cluster}})
-        return await self.admin.post(f"/clusters/{cluster}/joinTokens", {"onePort": True})
-
-    async def told(self, uid: str) -> int:
-        """How many changes the cluster's stream has taken."""
-        bus = await Bus.connect(self.nats.url, name="test", tls=self.nats.tls(), nkey_seed_file=self.nats.seed_file())
-        try:
-            return sum(report.messages for report in await bus.report() if report.name == f"CLUSTER_{uid}")
-        finally:
-            await bus.close()
-
-
-@pytest.fixture(scope="module")
-async def hub(
-    database: FreshDatabase, nats_server: NatsServer, hub_certificates: Certificates, free_ports: Ports,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Hub]:  # fmt: skip
-    folder = tmp_path_factory.mktemp("hub")
-    config = configuration(
-        folder, database, nats_server, hub_certificates, free_ports, certificate_hours=LIFE_SECONDS / 3600,
-    )  # fmt: skip
-    async with running(config) as gateway:
-        yield Hub(gateway, await gateway.nobody.sign_in("admin", PASSWORD), nats_server)
 
 
 @dataclass(slots=True)

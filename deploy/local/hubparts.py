@@ -56,6 +56,11 @@ class HubParts:
         return f"127.0.0.1:{self._port('grpc')}"
 
     @property
+    def tunnels(self) -> str:
+        """Every gateway's tunnel address."""
+        return self._all("tunnel")
+
+    @property
     def nats_url(self) -> str:
         """Where NATS serves."""
         return self._options.nats_url or f"tls://127.0.0.1:{self._port('nats')}"
@@ -177,7 +182,7 @@ class HubParts:
             "tunnel_address": f"127.0.0.1:{port('tunnel')}",
             "grpc_address": f"127.0.0.1:{port('grpc')}",
             "metrics_address": f"127.0.0.1:{port('gateway-metrics')}",
-            "public_tunnel_address": self._all("tunnel"),
+            "public_tunnel_address": self.tunnels,
             "public_enrolment_address": f"127.0.0.1:{self._port('enrolment')}",
             "msgbus_address": f"127.0.0.1:{self._port('msgbus')}",
             "worker_address": f"127.0.0.1:{self._port('worker')}",

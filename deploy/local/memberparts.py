@@ -109,7 +109,7 @@ class MemberParts:
         facts: dict[str, object] = {
             "state_dir": self.site.agent,
             "enrolment_address": f"127.0.0.1:{self._hub_port('enrolment')}",
-            "tunnel_address": f"127.0.0.1:{self._hub_port('tunnel')}",
+            "tunnel_address": hub.tunnels,
             "nats_address": hub.nats_url.rsplit("//", 1)[-1],
             "ca_hash": hub.certificates.authority.fingerprint,
             "kubeconfig_file": kubeconfig,

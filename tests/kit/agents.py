@@ -132,11 +132,13 @@ class SimulatedAgent:
         certificate, ca_file = self._files
         return client_tls(certificate, certificate, ca_file)
 
-    def start(self, addresses: str) -> None:
-        """Dials, and keeps its tunnel."""
+    def start(self, addresses: str, *, first: str = "") -> None:
+        """Dials, one of them first when it is named, and keeps its tunnel."""
         self.link = AgentLink(
             addresses=addresses, tls=self.tls, cluster_uid=self.uid, version=VERSION, pipeline=self._pipeline, proxy=self.api
         )  # fmt: skip
+        if first:
+            self.link._hubs._tried = set(addresses.split(",")) - {first}
         self._task = asyncio.create_task(self.link.run(), name=f"agent {self.name}")
 
     async def stop(self) -> None:

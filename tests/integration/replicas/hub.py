@@ -96,7 +96,7 @@ class Hub:
         if all(self.at(agent) != gateway for agent in self.agents):
             agent = self.agents[0]
             await agent.stop()
-            agent.start(self.gateways[gateway].config.tunnel_address)
+            agent.start(self.addresses, first=self.gateways[gateway].config.tunnel_address)
             await agent.link.wait_connected()
             await eventually(self.all_reached, within=10)
         return self.one_at(gateway)

@@ -90,7 +90,7 @@ async def test_the_newest_tunnel_wins_across_gateways(hub: Hub) -> None:
     session = agent.link.session
     first, first_task = agent.link, agent._task
     assert session is not None
-    agent.start(hub.gateways[1].config.tunnel_address)
+    agent.start(hub.addresses, first=hub.gateways[1].config.tunnel_address)
     try:
         await agent.link.wait_connected()
         await eventually(lambda: first.session is None or first.session.id != session.id, within=5, what="the older session ended")

@@ -51,13 +51,14 @@ class ConsumerReport:
 
 @dataclass(frozen=True, slots=True)
 class StreamReport:
-    """A stream: messages and bytes in it, the most bytes, readers that pass, and lasting consumers."""
+    """A stream: messages and bytes in it, the most bytes, readers that pass, how far the last of them is behind, and lasting consumers."""
 
     name: str
     messages: int
     bytes: int
     most_bytes: int
     readers: int
+    behind: int
     consumers: tuple[ConsumerReport, ...]
 
 
@@ -280,8 +281,9 @@ class Bus:
                 for c in consumers
                 if c.config.durable_name
             )
-            most = int(info.config.max_bytes or 0)
-            found.append(StreamReport(name, info.state.messages, info.state.bytes, most, len(consumers) - len(lasting), lasting))
+            passing = [int(c.num_pending or 0) for c in consumers if not c.config.durable_name]
+            most, behind = int(info.config.max_bytes or 0), max(passing, default=0)
+            found.append(StreamReport(name, info.state.messages, info.state.bytes, most, len(passing), behind, lasting))
         return found
 
     async def consume(

@@ -73,7 +73,7 @@ stop: setup ## Stop the running platform and wait until nothing of it is left.
 status: setup ## Show what runs.
 	@python -m deploy.local status
 
-doctor: setup ## Show what is wrong with queues, jobs and streams of the running platform.
+doctor: setup ## Show what is wrong with queues, jobs, streams and clusters' grants of the running platform.
 	@python -m deploy.local doctor
 
 clean: setup ## Remove the platform's data (.local).

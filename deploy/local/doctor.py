@@ -1,16 +1,19 @@
-"""`doctor`: what is wrong with the running platform's background work: queues, stuck jobs, streams."""
+"""`doctor`: what is wrong with the running platform: queues, stuck jobs, streams, grants in member clusters."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 
+from deploy.join.doctor import Doctor as Grants
 from deploy.local.certificates import Certificates
 from deploy.local.errors import LocalError
+from deploy.local.kubectl import Kubectl
 from deploy.local.layout import Layout
 from deploy.local.options import Options
 from deploy.local.ports import DEFAULTS
@@ -54,7 +57,7 @@ async def _examine(layout: Layout) -> int:
             stuck = [dict(row.items()) for row in await tx.rows(_STUCK)]
     finally:
         await database.close()
-    wrong = _show_queues(figures) + _show_stuck(stuck) + await _show_streams(layout)
+    wrong = _show_queues(figures) + _show_stuck(stuck) + await _show_streams(layout) + await _show_grants(layout)
     print("nothing is wrong" if not wrong else f"{wrong} things to look at")
     return 1 if wrong else 0
 
@@ -75,6 +78,15 @@ def _show_stuck(stuck: Sequence[Mapping[str, Any]]) -> int:
     for job in stuck:
         print(f"  jobs/{job['id']} {job['kind']} {job['target']} {job['state']}: {job['why']}")
     return len(stuck)
+
+
+async def _show_grants(layout: Layout) -> int:
+    """What each member cluster grants beyond the join manifest."""
+    wrong = 0
+    for name, facts in json.loads(layout.endpoints.read_text()).get("clusters", {}).items():
+        print(f"grants in {name}")
+        wrong += (await Grants(Kubectl(Path(facts["kubeconfig"]))).examine()).show()
+    return wrong
 
 
 async def _show_streams(layout: Layout) -> int:

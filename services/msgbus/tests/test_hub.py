@@ -8,6 +8,7 @@ from kubegems.agent.v1.events_pb2 import ObservedChange
 from kubegems.jobs.v1.events_pb2 import JobMoved
 from kubegems.messages.v1 import event_pb2
 from kubegems.messages.v1.event_pb2 import Event
+from kubegems.messages.v1.events_pb2 import NoticeStored
 from libs.crypt.box import Box
 from services.msgbus import resume
 from services.msgbus.domain import Environment, Grants, Selection, Selector, resources
@@ -171,3 +172,36 @@ def test_resume_tokens_hold_4_kb_at_most() -> None:
     large: resume.Vector = {f"{random.Random(i).randbytes(18).hex()}/g/r": ["e", i] for i in range(300)}
     assert resume.seal(box, "dev", "h", {}, resume.packed(large)) == ""
     assert resume.open_token(box, "A" * (resume.LONGEST + 1), "dev", "h") is None
+
+
+async def test_jobs_and_messages_of_lost_rights_are_taken_back() -> None:
+    """What waits is cut, and a RESYNC says to list again; who did not ask for them hears nothing."""
+    h = hub()
+    before = Grants(job_scopes=frozenset({"tenants/acme"}), audiences=frozenset({"tenants/acme"}))
+    mine = subscribed(h, before, jobs=True)
+    h.reselect(mine, Selection(jobs=True, notices=True))
+    silent = subscribed(h, before)
+    h.job_moved(JobMoved(name="jobs/1", state="RUNNING", target="tenants/acme", creator="users/other"))
+    h.notice(NoticeStored(id="n", audiences=["tenants/acme"]))
+    assert len(mine.queue) == 2
+    for subscription in (mine, silent):
+        h.regrant(subscription, Grants())
+    assert [(e.kind, e.resync.scope, e.resync.reason) for e in await taken(mine)] == [
+        (Event.RESYNC, "jobs", "RIGHTS_CHANGED"),
+        (Event.RESYNC, "inbox", "RIGHTS_CHANGED"),
+    ]
+    assert await taken(silent) == []
+
+
+async def test_an_environment_that_ends_is_told_to_who_sees_everything() -> None:
+    """Asked for by scope, its objects lie in none afterwards: SCOPE_REVOKED; who asked for all goes on to see them."""
+    h = hub()
+    scoped, everywhere = subscribed(h, ADMIN, Selector(scopes=("tenants/acme",))), subscribed(h, ADMIN)
+    ended = Grants(everything=True, environments={GLOBEX.place: GLOBEX})
+    for subscription in (scoped, everywhere):
+        h.regrant(subscription, ended)
+    h.take("c1", observed(3, "acme-shop-dev", "web", ObservedChange.ADDED))
+    assert [(e.kind, e.scope) for e in await taken(scoped)] == [(Event.SCOPE_REVOKED, ACME.name)]
+    assert await seen(everywhere) == [("acme-shop-dev", "web")]
+    [again] = h.regrant(scoped, ADMIN)
+    assert again == ACME

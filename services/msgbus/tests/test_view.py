@@ -163,3 +163,24 @@ def test_the_past_that_is_kept_is_bounded() -> None:
         view.take(CLUSTER, change(counter, "n"))
     assert view.since(old) == ([], {CLUSTER})
     assert [s.change.counter for s in view.since(young)[0]] == [14, 15, 16, 17]
+
+
+def test_only_the_present_epoch_is_replayed() -> None:
+    """An agent's restart ends the past: what it said before is never told again, after what it said since."""
+    view = View()
+    for c in (*listing(1, "a"), *(change(4 + i, "old") for i in range(20)), *listing(1, "a", epoch="e2"), change(4, "new", epoch="e2")):
+        view.take(CLUSTER, c)
+    missed, lost = view.since({f"{CLUSTER}//pods": ["e2", 3]})
+    assert ([seen.change.name for seen in missed], lost) == (["new"], set())
+    assert view.since({f"{CLUSTER}//pods": ["e1", 10]})[1] == {CLUSTER}
+
+
+def test_a_kind_that_was_forgotten_meanwhile_is_lost_to_who_resumes() -> None:
+    """Nobody can tell what became of its objects; who does not ask for it loses nothing."""
+    view = View()
+    for c in listing(1, "a"):
+        view.take(CLUSTER, c)
+    token = view.vector()
+    view.mark(CLUSTER, Watermark(epoch="e1", marks=[Watermark.Mark(resource="nodes")]))
+    assert view.since(token)[1] == {CLUSTER}
+    assert view.since(token, lambda _uid, kind: kind == ("", "nodes"))[1] == set()

@@ -136,7 +136,8 @@ async def test_deleting_a_key_ends_it_within_a_second(house: House) -> None:
     watch = access_service_pb2.WatchGrantsRequest(username=name, session=caller.session)
     call = house.open("AccessService/WatchGrants", peer=WORKER)
     async with aclosing(house.pipeline.stream(call, watch)) as stream:
-        assert (await anext(stream)).kind == access_service_pb2.WatchGrantsResponse.SNAPSHOT
+        first = await anext(stream)
+        assert (first.kind, list(first.audiences)) == (access_service_pb2.WatchGrantsResponse.SNAPSHOT, []), "inboxes are people's"
         await house.call("ApiKeyService/DeleteApiKey", pb.DeleteApiKeyRequest(name="users/me/apiKeys/gone"), token)
         async with asyncio.timeout(1 * timescale()):
             while (await anext(stream)).kind != access_service_pb2.WatchGrantsResponse.ENDED:

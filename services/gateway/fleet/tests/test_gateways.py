@@ -8,6 +8,8 @@ from uuid import uuid4
 
 from kubegems.fleet.v1 import events_pb2
 from services.gateway.fleet.certificates_store import superseded
+from services.gateway.fleet.health_keeper import HealthKeeper
+from services.gateway.fleet.health_store import Measure
 from services.gateway.fleet.hints import Hints
 from services.gateway.fleet.links import LinkKeeper
 from services.gateway.fleet.version import VERSION
@@ -142,3 +144,45 @@ async def test_the_gateway_that_holds_a_tunnel_hints_and_no_other(house: House) 
             task.cancel()
         await asyncio.wait(tasks)
     assert set(sent) == {"holder"}
+
+
+async def test_an_older_tunnel_is_let_go_without_any_word_from_nats(house: House) -> None:
+    """The look at the database finds it; the newest one stays."""
+    (_, moved), (_, stayed) = await house.cluster(online=False), await house.cluster(online=False)
+    old, new = _keeper(house), _keeper(house)
+    held = {uid: await old.number() for uid in (moved, stayed)}
+    for uid, number in held.items():
+        await house.sql(
+            "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) VALUES ($1, $2, now(), now() + interval '1 day')",
+            uid,
+            uid,
+        )
+        await old.changed(uid, True, VERSION, number)
+    newest = await new.number()
+    await new.changed(moved, True, VERSION, newest)
+    tunnels = _Tunnels(held)
+    await HealthKeeper(house.database, tunnels, house.clock).put_out()
+    assert tunnels.let_go == [(moved, newest)]
+
+
+class _Tunnels:
+    """Tunnels of one gateway, each with its cluster's uid as the serial number of its certificate."""
+
+    def __init__(self, held: dict[str, int]) -> None:
+        self._held = held
+        self.let_go: list[tuple[str, int]] = []
+
+    def measures(self) -> dict[str, Measure]:
+        return {}
+
+    def serials(self) -> dict[str, str]:
+        return {uid: uid for uid in self._held}
+
+    def numbers(self) -> dict[str, int]:
+        return self._held
+
+    def disconnect(self, uid: str, why: str) -> bool:
+        raise AssertionError(uid, why)
+
+    def superseded(self, uid: str, number: int) -> None:
+        self.let_go.append((uid, number))

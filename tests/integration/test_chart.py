@@ -1,0 +1,137 @@
+"""The Helm chart: rendered by a real helm it is the join manifest, object by object, and the workloads; an API server takes both."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.local.errors import LocalError
+from libs.kube import manifest
+from services.agent.config import Config as AgentConfig
+from services.controller.config import Config as ControllerConfig
+from tests.kit.cluster import Cluster
+from tests.kit.helm import helm
+
+pytestmark = pytest.mark.cluster
+CHARTS = Path(__file__).parents[2] / "deploy/charts"
+HASH = "a" * 64
+GOOD = {"image": "kubegems:1", "hub": {"caHash": HASH, "enrolmentAddress": "hub:8446"}}
+_KEEP = "helm.sh/resource-policy"
+Key = tuple[str, str]
+
+
+async def rendered(tmp_path: Path, values: Any, *options: str) -> tuple[int, str]:
+    """Exit code and output of `helm template`."""
+    (tmp_path / "values.yaml").write_text(json.dumps(values))
+    command = (await helm(), "template", "kubegems", str(CHARTS / "kubegems-agent"), "--namespace", "kubegems-system", *options)
+    process = await asyncio.create_subprocess_exec(
+        *command, "--values", str(tmp_path / "values.yaml"), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, output.decode()
+
+
+async def objects(tmp_path: Path, values: Any) -> dict[Key, Any]:
+    """What it renders, by kind and name."""
+    code, text = await rendered(tmp_path, values)
+    assert code == 0, text
+    return _by_name(found for found in yaml.safe_load_all(text) if found)
+
+
+def _by_name(found: Any) -> dict[Key, Any]:
+    listed = list(found)
+    table = {(one["kind"], one["metadata"]["name"]): one for one in listed}
+    assert len(table) == len(listed)
+    return table
+
+
+@pytest.mark.parametrize("cluster_admin", [True, False])
+async def test_it_is_the_join_manifest_and_the_workloads(tmp_path: Path, cluster_admin: bool) -> None:
+    """Every object of the manifest is there as it stands, with its options; only CRDs are told to stay; nothing else grants."""
+    chart = await objects(tmp_path, GOOD | {"createNamespace": True, "clusterAdmin": cluster_admin})
+    wanted = _by_name(manifest.documents(without_cluster_admin=not cluster_admin))
+    workloads = {("Deployment", "gems-agent"), ("Deployment", "gems-controller"), ("NetworkPolicy", "kubegems")}
+    assert set(chart) - set(wanted) == workloads
+    for key, want in wanted.items():
+        found = chart[key]
+        if key[0] == "CustomResourceDefinition":
+            assert found["metadata"]["annotations"].pop(_KEEP) == "keep"
+            if not found["metadata"]["annotations"]:
+                del found["metadata"]["annotations"]
+        assert found == want, key
+    assert ("ClusterRoleBinding", "gems:platform:admin") in wanted or not cluster_admin
+
+
+async def test_options_leave_out_what_they_say(tmp_path: Path) -> None:
+    """Namespace, CRDs, admission policy and network policy can be left to others."""
+    off = await objects(tmp_path, GOOD | {"crds": False, "admissionPolicy": False, "networkPolicy": {"enabled": False}})
+    kinds = {kind for kind, _ in off}
+    assert not kinds & {"Namespace", "CustomResourceDefinition", "ValidatingAdmissionPolicy", "NetworkPolicy"}
+    assert {"ClusterRole", "Deployment", "ServiceAccount"} <= kinds
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"hub": GOOD["hub"]}, "image"),
+        (GOOD | {"hub": {"caHash": "short", "enrolmentAddress": "h:1"}}, "caHash"),
+        (GOOD | {"hub": {"caHash": HASH}}, "enrolmentAddress"),
+        (GOOD | {"hub": {"caHash": HASH, "onePort": True}}, "edgeUrl"),
+        (GOOD | {"clusterAdmn": True}, "clusterAdmn"),
+    ],
+)
+async def test_wrong_values_are_refused_by_name(tmp_path: Path, values: Any, told: str) -> None:
+    """What is missing, misspelt or of the wrong form stops helm."""
+    code, text = await rendered(tmp_path, values)
+    assert (code != 0, told in text) == (True, True), text
+
+
+async def test_each_variable_is_a_setting(tmp_path: Path) -> None:
+    """Agent and controller know every variable that the workloads set; one-port mode names the edge and nothing else."""
+    one_port = GOOD | {"hub": {"caHash": HASH, "onePort": True, "edgeUrl": "https://hub:8443"}}
+    for values in (GOOD, one_port):
+        chart = await objects(tmp_path, values)
+        for name, config in (("agent", AgentConfig), ("controller", ControllerConfig)):
+            (container,) = chart["Deployment", f"gems-{name}"]["spec"]["template"]["spec"]["containers"]
+            for variable in container["env"]:
+                assert variable["name"].removeprefix(f"KUBEGEMS_{name.upper()}_").lower() in config.__dataclass_fields__, variable
+            names = {variable["name"] for variable in container["env"]}
+            if name == "agent":
+                assert ("KUBEGEMS_AGENT_ENROLMENT_ADDRESS" in names) is (values is GOOD)
+                assert ("KUBEGEMS_AGENT_ONE_PORT" in names) is (values is one_port)
+
+
+def test_what_is_generated_is_fresh() -> None:
+    """`python deploy/charts/generate.py` would change nothing."""
+    spec = importlib.util.spec_from_file_location("generate", CHARTS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("access", "crds"):
+        assert (CHARTS / f"kubegems-agent/templates/{name}.yaml").read_text() == getattr(module, name)(), f"{name}.yaml is stale"
+
+
+async def test_an_api_server_takes_manifest_and_chart(cluster: Cluster, tmp_path: Path) -> None:
+    """Server-side dry run of both; the pods pass the namespace's restricted Pod Security, one with less would not."""
+    dry = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
+    _, chart = await rendered(tmp_path, GOOD | {"createNamespace": True})
+    for text in (manifest.render(), chart):
+        said = await cluster.kubectl(*dry, stdin=text, within=60)
+        assert said.count("serverside-applied") == len([one for one in yaml.safe_load_all(text) if one])
+    found = await objects(tmp_path, GOOD)
+    for name in ("gems-agent", "gems-controller"):
+        template = found["Deployment", name]["spec"]["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "kubegems-system"}, "spec": template["spec"]}
+        await cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+        del pod["spec"]["securityContext"]["runAsNonRoot"]
+        pod["spec"]["securityContext"].pop("seccompProfile")
+        with pytest.raises(LocalError, match="violates PodSecurity"):
+            await cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))

@@ -23,7 +23,7 @@ WITH asked AS MATERIALIZED (
         SELECT 1 FROM jobs.jobs j
          WHERE j.id = a.id AND j.dispatch = a.dispatch AND j.state = 'QUEUED' AND j.run_time <= jobs.clock() AND NOT j.cancel
            AND j.kind = ANY($5) AND (j.concurrency_key IS NULL OR $6)
-           AND NOT EXISTS (SELECT 1 FROM jobs.queues q WHERE q.name = j.queue AND q.paused)
+           AND j.queue <> ALL (ARRAY(SELECT q.name FROM jobs.queues q WHERE q.paused))
            FOR UPDATE OF j) AS l)
 UPDATE jobs.jobs j SET state = 'RUNNING', fence = fence + 1, attempts = attempts + 1, lease_time = jobs.clock() + $3::interval,
        dispatch_time = NULL, waits = '', start_time = coalesce(start_time, jobs.clock()), error = '', reason = '', worker = $4,

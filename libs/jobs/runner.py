@@ -72,11 +72,11 @@ class Running:
         if self.task is not None:
             self.task.cancel()
 
-    async def end(self) -> None:
-        """Returns when the job is no longer ours."""
+    def end(self) -> asyncio.Future[None]:
+        """Done when the job is no longer ours."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended.append(future)
-        await future
+        return future
 
 
 def collect_seldom() -> None:
@@ -379,7 +379,7 @@ class Runner:
         self._draining = True
         self._stop_all("drain")
         if self._running:
-            ends = [asyncio.ensure_future(running.end()) for running in self._running.values()]
+            ends = [running.end() for running in self._running.values()]
             await asyncio.wait(ends, timeout=DRAIN_SECONDS)
         for running in list(self._running.values()):  # does not let itself be stopped: taken from it
             with contextlib.suppress(Fault):

@@ -24,7 +24,7 @@ CERTIFICATES, USAGE, ARCHIVE = "certificate-expiry", "environment-usage", "usage
 QUOTAS, RETENTION, RECONCILE = "quota-statistics", "retention", "tenancy-reconciliation"
 WARN = timedelta(days=14)
 PART = 5000  # rows removed in one transaction
-_OUTBOXES = ("identity", "tenancy", "fleet", "jobs")
+_OUTBOXES = ("identity", "tenancy", "fleet", "jobs", "messages")
 _EXPIRES = Gauge("kubegems_certificate_expires_timestamp_seconds", "When a certificate ends.", ["owner"])
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.local.ports import DEFAULTS
+from libs import jobs
+from libs.pg import Database
 from tests.e2e.world import DEV, World
+from tests.kit import alerts
 from tests.kit.eventually import eventually
 from tests.kit.platform import Platform
 
@@ -79,12 +86,50 @@ async def test_an_admin_makes_a_schedule_whose_jobs_have_his_rights(platform: Wo
     assert (await platform.admin.call("GET", "/schedules/nightly")).status == 404
 
 
-async def test_doctor_shows_queues_and_streams(platform: World, stack: Platform) -> None:
-    """`make doctor` on a sound platform."""
+async def test_doctor_shows_queues_streams_and_a_stuck_job(platform: World, stack: Platform) -> None:
+    """`make doctor` on a sound platform says so; a job whose kind no worker knows is told with that reason, until it is cancelled."""
+    await platform.admin.post("/jobs:purge", {"filter": 'state = "DEAD"'})
+    code, said = await _doctor(stack)
+    assert (code, "nothing is wrong" in said) == (0, True), said
+    assert all(word in said for word in ("queue", "maintenance", "JOBS", "NOTICES")), said
+    database = await Database.connect((stack.layout.secrets / "database.url").read_text().strip(), application_name="test")
+    try:
+        async with database.transaction() as tx:
+            planted = (await jobs.enqueue(tx, jobs.Order(kind="of-another-release", target=DEV, creator="users/dev"))).job
+
+        async def told() -> None:
+            code, said = await _doctor(stack)
+            assert code == 1
+            assert f"! {planted.name} of-another-release {DEV} QUEUED: no worker knows its kind" in said, said
+
+        await eventually(told, within=30, every=0.5)
+    finally:
+        await database.close()
+    await platform.admin.post(f"/{planted.name}:cancel", {})
+    assert (await _doctor(stack))[0] == 0
+
+
+async def _doctor(stack: Platform) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "deploy.local", "doctor", "--state", str(stack.layout.root), cwd=_ROOT, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert b"queues" in output, output
-    assert b"JOBS" in output, output
-    assert b"MISSING" not in output, output
+    return process.returncode, output.decode()
+
+
+async def test_each_alert_finds_its_figures_in_the_running_worker(platform: World, stack: Platform) -> None:
+    """Every metric and label that a shipped rule reads is there in what the worker exposes, once its jobs have run."""
+    [job] = (await platform.admin.post("/schedules/certificate-expiry:run", {}))["jobs"]
+    assert (await _ended(platform.admin, job))["state"] == "SUCCEEDED"
+    port = json.loads(stack.layout.ports.read_text()).get("worker-metrics", DEFAULTS["worker-metrics"])
+
+    async def exposed() -> None:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as reply:
+            text = await reply.text()
+        found = {sample.name: set(sample.labels) for family in text_string_to_metric_families(text) for sample in family.samples}
+        for rule in alerts.rules():
+            for metric, labels in alerts.selectors(rule["expr"]).items():
+                assert metric in found, f"{rule['alert']}: {metric} is not exposed"
+                assert labels <= found[metric], f"{rule['alert']}: {metric} has no {labels - found[metric]}"
+
+    await eventually(exposed, within=90, every=1.0)

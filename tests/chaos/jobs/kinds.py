@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from libs.jobs import Context, GiveUp, Kind, Retry, Step, kinds
 from libs.jobs.domain import backoff
+from libs.jobs.schedule import Schedule
 
 SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS chaos;
@@ -93,6 +95,14 @@ _SECOND = timedelta(seconds=1)  # with the engine's own back-off one unlucky job
 PATIENT = 200  # each death of a worker is an attempt; these must survive many
 
 
+async def targets() -> Sequence[str]:
+    """Where the schedule starts its jobs."""
+    return ["tenants/a", "tenants/b"]
+
+
+SCHEDULE = Schedule(name="tick", kind="tick", interval=timedelta(seconds=2), targets=targets)
+
+
 def known() -> dict[str, Kind]:
     """All of them."""
 
@@ -100,9 +110,11 @@ def known() -> dict[str, Kind]:
         return backoff(attempt, first=_SECOND / 5, longest=_SECOND)
 
     every: dict[str, Any] = {
-        "targets": "tenants", "depth": 2, "permission": "jobs.jobs.create", "timeout": timedelta(seconds=20), "retry_after": soon
+        "targets": "tenants", "depth": 2, "permission": "jobs.jobs.create", "timeout": timedelta(seconds=20), "retry_after": soon,
+        "max_attempts": PATIENT,
     }  # fmt: skip
     return kinds(
         *(Kind(name, handler=handler, **every) for name, handler in HANDLERS.items()),
+        Kind("tick", handler=quick, **every | {"permission": ""}),
         Kind("steps", steps=tuple(_step(name) for name in STEPS), **every),
     )

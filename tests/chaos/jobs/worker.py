@@ -20,10 +20,11 @@ from libs import jobs, log
 from libs.bus import Bus
 from libs.bus.relay import Relay
 from libs.faults import Unavailable
+from libs.jobs.clockwork import Clockwork
 from libs.jobs.dispatch import Dispatcher
 from libs.jobs.runner import Runner
 from libs.pg import Database
-from tests.chaos.jobs.kinds import known
+from tests.chaos.jobs.kinds import SCHEDULE, known
 
 LEASE = timedelta(seconds=3)
 CHECK_SECONDS = 1.5
@@ -59,7 +60,7 @@ async def main(settings: dict[str, Any], name: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     await database.listen(jobs.WAKE, dispatcher.wake)
     await database.listen(jobs.CANCEL, runner.cancelled)
-    work = (dispatcher.run(), runner.run(bus), Relay(database, bus, [jobs.SCHEMA]).run())
+    work = (dispatcher.run(), runner.run(bus), Relay(database, bus, [jobs.SCHEMA]).run(), Clockwork(database, known(), [SCHEDULE]).run())
     tasks = [asyncio.create_task(task, name=f"worker {number}") for number, task in enumerate(work)]
     stop = asyncio.create_task(stopping.wait(), name="stop")
     done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)

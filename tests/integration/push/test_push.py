@@ -84,6 +84,8 @@ async def test_the_clients_of_a_killed_replica_go_on_at_the_other(rig: Rig, even
     """Streams are spread over both; after a kill all of them end in the list, resumed without loss or told RESYNC."""
     rig.hub.grant("admin", everything=True)
     rng = random.Random(1)
+    seen: set[str] = set()
+    await eventually(lambda: _both_reached(rig, seen), within=30, what="a channel that found both again")
     viewers = [rig.viewer("admin") for _ in range(6)]
     async with rig.viewing(*viewers):
         for viewer in viewers:
@@ -98,6 +100,13 @@ async def test_the_clients_of_a_killed_replica_go_on_at_the_other(rig: Rig, even
             await same(rig, viewer, eventually=eventually)
         assert sum(viewer.breaks for viewer in viewers) > 0, "the control: some were cut off"
         await rig.start_replica(0)
+
+
+async def _both_reached(rig: Rig, seen: set[str]) -> bool:
+    """Whether streams have come from both replicas: gRPC waits for a while before it tries a killed one again."""
+    async with aclosing(rig.subscribe("admin", message_service_pb2.SubscribeRequest())) as events:
+        seen.add((await anext(events)).subscription.split("-")[0])
+    return len(seen) > 1
 
 
 async def test_rights_are_cut_and_given_while_the_stream_is_open(rig: Rig, eventually: Any) -> None:

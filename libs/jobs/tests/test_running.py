@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -83,6 +84,31 @@ async def test_a_cancel_that_nobody_heard_still_counts(desk: Desk, end: Exceptio
     job = await desk.enqueue()
     await desk.work()
     assert (await desk.get(job)).state is state
+
+
+@pytest.mark.parametrize(("state", "after"), [(State.QUEUED, State.CANCELLED), (State.SUCCEEDED, State.SUCCEEDED)])
+async def test_a_cancel_that_commits_while_the_outcome_waits_for_it_counts(desk: Desk, state: State, after: State) -> None:
+    """The row is locked by the cancel when the outcome comes, which began before and sees the flag all the same."""
+    desk.kind(nothing)
+    job, other = await desk.enqueue(), await desk.enqueue()
+    tickets = [(uuid.UUID(message.job), message.dispatch) for message in await desk.messages()]
+    async with desk.database.transaction() as tx:
+        held = await claims.claim_all(tx, tickets, lease=timedelta(seconds=9), worker="w", known=["count"])
+    outcomes = [claims.Outcome(report=claims.Report(one.job), state=state) for one in held]
+
+    async def finish() -> dict[uuid.UUID, State]:
+        async with desk.database.transaction() as tx:
+            return await claims.finish(tx, outcomes)
+
+    async with asyncio.TaskGroup() as group, desk.database.transaction() as tx:
+        await store.cancel(tx, job.id)
+        ending = group.create_task(finish())
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        while not await tx.value(waits):
+            assert not ending.done()
+            await asyncio.sleep(0.01)
+    assert ending.result() == {job.id: after, other.id: state}
+    assert ((await desk.get(job)).state, (await desk.get(other)).state) == (after, state)
 
 
 async def test_a_cancelled_job_whose_worker_died_is_cancelled(desk: Desk) -> None:

@@ -290,6 +290,16 @@ async def test_query_parameters_of_a_stream_repeat(here: Here) -> None:
     assert here.messages.calls[0].resources == ["tenants/a", "tenants/b"]
 
 
+async def test_an_eventsource_goes_on_where_it_was(here: Here) -> None:
+    """`Last-Event-ID` is the resume token, and wins over the one of the URL, which an EventSource sends again and again."""
+    here.messages.events.put_nowait(None)
+    headers = {"Authorization": "Bearer admin", "Accept": "text/event-stream", "Last-Event-ID": "t7"}
+    async with here.session.get(here.base + "/api/v1/messages:subscribe?resumeToken=t1", headers=headers) as reply:
+        assert reply.status == 200
+        await reply.read()
+    assert here.messages.requests[0].resume_token == "t7"
+
+
 async def test_a_client_that_goes_cancels_its_call(here: Here) -> None:
     """An answer that nobody waits for is not computed to its end."""
     here.tenants.wait = asyncio.Event()

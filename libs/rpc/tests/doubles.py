@@ -179,11 +179,13 @@ class Messages:
     def __init__(self) -> None:
         self.events: asyncio.Queue[event_pb2.Event | list[event_pb2.Event] | BaseException | None] = asyncio.Queue()
         self.calls: list[Call] = []
+        self.requests: list[Any] = []
         self.closed = asyncio.Event()
         completed(MESSAGES, self)
 
     async def Subscribe(self, request: Any, call: Call) -> AsyncIterator[event_pb2.Event | list[event_pb2.Event]]:
         self.calls.append(call)
+        self.requests.append(request)
         try:
             while (event := await self.events.get()) is not None:
                 if isinstance(event, BaseException):

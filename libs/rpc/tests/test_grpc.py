@@ -82,6 +82,33 @@ async def test_a_call_goes_through(here: Here) -> None:
     assert reply.display_name == "Acme"
 
 
+async def test_every_call_is_counted_by_method_and_outcome() -> None:
+    """Calls by code and transport, their time, and how many are open; streams give no time."""
+    registry, messages = CollectorRegistry(), Messages()
+    pipeline = Pipeline([*methods(TENANTS, Tenants()), *methods(MESSAGES, messages)], authenticate=Users(), registry=registry)
+    messages.events.put_nowait(None)
+    get, subscribe = "/kubegems.tenancy.v1.TenantService/GetTenant", "/kubegems.messages.v1.MessageService/Subscribe"
+    async with serving(pipeline) as (_, target):
+        channel = Channel(target, "gateway", None)
+        stub = channel.stub(tenant_service_pb2_grpc.TenantServiceStub)
+        await stub.GetTenant(pb.GetTenantRequest(name="tenants/acme"), metadata=ADMIN)
+        with refused(Code.UNAUTHENTICATED):
+            await stub.GetTenant(pb.GetTenantRequest(name="tenants/acme"))
+        async for _event in channel.stub(message_service_pb2_grpc.MessageServiceStub).Subscribe(
+            message_service_pb2.SubscribeRequest(), metadata=ADMIN
+        ):
+            pass
+        await channel.close()
+
+    def figure(name: str, **labels: str) -> float:
+        return registry.get_sample_value(name, labels) or 0.0
+
+    for method, code in ((get, "OK"), (get, "UNAUTHENTICATED"), (subscribe, "OK")):
+        assert figure("kubegems_rpc_calls_total", method=method, code=code, transport="grpc") == 1
+    assert (figure("kubegems_rpc_seconds_count", method=get), figure("kubegems_rpc_seconds_count", method=subscribe)) == (2, 0)
+    assert figure("kubegems_rpc_open", method=get) == figure("kubegems_rpc_open", method=subscribe) == 0
+
+
 async def test_answers_carry_request_and_trace_id(here: Here) -> None:
     """Each answer names its request and its trace, also a refusal."""
     trace.setup("test", endpoint=None)

@@ -30,17 +30,30 @@ class BrokerStreams:
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port or 0)
         self._open: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving = False
 
     async def serve(self, stream: Stream, uid: str) -> None:
         """One connection of a cluster's agent, until either end closes it."""
-        if not self._port or self._open[uid] >= _MOST:
-            stream.reset(Reset.REFUSED, "too many connections to the broker" if self._port else "not served")
+        if not self._port or self._leaving or self._open[uid] >= _MOST:
+            why = "not served" if not self._port else "the gateway stops" if self._leaving else "too many connections to the broker"
+            stream.reset(Reset.REFUSED, why)
             return
         self._open[uid] += 1
+        carrying = asyncio.create_task(self._carried(stream), name=f"broker of {uid}")
+        self._tasks.add(carrying)
         try:
-            await self._carried(stream)
+            await asyncio.wait({carrying})
         finally:
+            carrying.cancel()
+            self._tasks.discard(carrying)
             self._open[uid] -= 1
+
+    def leave(self) -> None:
+        """Ends all and takes no more: they would never end by themselves, and come back over the agent's next tunnel."""
+        self._leaving = True
+        for task in self._tasks:
+            task.cancel()
 
     async def _carried(self, stream: Stream) -> None:
         try:

@@ -122,6 +122,7 @@ class Links:
     async def drain(self, seconds: float) -> None:
         """After `go_away`: lets what is open end, for some seconds, then breaks it off and says why."""
         elsewhere = self._peers is not None and self._peers.presence.others
+        self._broker.leave()
         await self._leaving.wait(self._tunnels, seconds, elsewhere=elsewhere)
 
     async def close(self) -> None:

@@ -66,3 +66,24 @@ async def test_no_broker_is_said(address: str, why: str) -> None:
         await agent.open(b"").read()
     assert agent.alive
     agent.abort("over")
+
+
+async def test_a_gateway_that_stops_waits_for_none(eventually: Any) -> None:
+    """What would never end by itself is ended, so that draining has nothing to wait for; no more are taken."""
+
+    async def broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"INFO {}\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(broker, "127.0.0.1", 0)
+    streams = BrokerStreams(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    agent, hub = tunnel(streams)
+    stream = agent.open(b"")
+    assert await stream.read() == b"INFO {}\r\n"
+    streams.leave()
+    await eventually(lambda: not hub.streams and not agent.streams, within=5)
+    with pytest.raises(Ended, match="stops"):
+        await agent.open(b"").read()
+    agent.abort("over")
+    server.close()

@@ -17,6 +17,7 @@ from libs.tunnel.stream import Stream
 
 _log = log.get("libs.tunnel")
 _WRITES_PER_TURN = 4
+_LOOK = 0.05
 _LAST_ID = 2**32 - 2
 _TEXT = 256  # bytes of a reset's text
 Accept = Callable[[Stream, bytes], Coroutine[Any, Any, None]]
@@ -374,12 +375,16 @@ class Mux:
         now = self.time()
         late = now - self._ping_due
         silence = now - self.heard
-        if silence > self.limits.ping_every + self.limits.ping_timeout and late < self.limits.ping_every:
+        left = self.limits.ping_every + self.limits.ping_timeout - silence
+        if left < 0 and late < self.limits.ping_every:
             self.abort(f"the peer was silent for {silence:.1f} s")
             return
         self.ping()
-        self._ping_due = now + self.limits.ping_every
-        self._ping_timer = self.loop.call_later(self.limits.ping_every, self._tick)
+        pause = self.limits.ping_every
+        if left >= 0:
+            pause = min(pause, left + _LOOK)  # a silent peer is given up in time, not a ping later
+        self._ping_due = now + pause
+        self._ping_timer = self.loop.call_later(pause, self._tick)
 
     def ping(self) -> None:
         """Asks for a sign of life, which also measures the round trip and the peer's clock."""

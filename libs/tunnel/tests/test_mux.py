@@ -229,6 +229,14 @@ async def test_silence_ends_the_tunnel() -> None:
     assert not mux.alive
 
 
+async def test_a_silent_peer_is_given_up_at_the_limit_not_a_ping_later() -> None:
+    """Between two pings too."""
+    carrier = Pipe(lambda: 1)
+    mux = carrier.mux = Mux(carrier, odd=True, accept=refuse, limits=Limits(ping_every=2, ping_timeout=0.2))
+    await asyncio.wait_for(mux.closed(), 3.5)
+    assert not mux.alive
+
+
 async def test_pings_measure_the_round_trip_and_the_peers_clock() -> None:
     """The peer's clock is known to within the round trip, so that times can be judged by it."""
     a, b = Pipe(lambda: 1 << 20), Pipe(lambda: 1 << 20)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -60,11 +59,12 @@ class _Box:
     """What waits between the call, which puts, and the client's socket, which takes; one of each."""
 
     def __init__(self) -> None:
-        self.items: deque[Any] = deque()
+        self.items: list[Any] = []
+        self.mark = _WAITING  # so many are more than enough
         self.ended = False
         self.fault: Fault | None = None
         self._loop = asyncio.get_running_loop()
-        self._wanted, self._enough = 0, self._loop.create_future()
+        self._enough = self._loop.create_future()
         self._room: asyncio.Future[None] | None = None
 
     @property
@@ -77,13 +77,11 @@ class _Box:
         self._room = self._loop.create_future()
         await self._room
 
-    def put(self, item: Any) -> bool:
-        """Puts one; whether there is room for more."""
-        self.items.append(item)
-        waiting = len(self.items)
-        if waiting == self._wanted:
-            _wake(self._enough)
-        return waiting < _WAITING
+    def reached(self) -> bool:
+        """The mark is reached: who waits is told; whether there is room for more."""
+        self.mark = _WAITING
+        _wake(self._enough)
+        return len(self.items) < _WAITING
 
     def end(self, fault: Fault | None) -> None:
         """Nothing more comes."""
@@ -94,20 +92,20 @@ class _Box:
         """Until so many are there, nothing more will come, or the time is up."""
         if len(self.items) >= wanted or self.ended:
             return
-        self._wanted, self._enough = wanted, self._loop.create_future()
+        self.mark, self._enough = wanted, self._loop.create_future()
         timer = None if seconds is None else self._loop.call_later(seconds, _wake, self._enough)
         try:
             await self._enough
         finally:
-            self._wanted = 0
+            self.mark = _WAITING
             if timer is not None:
                 timer.cancel()
 
     def take(self) -> list[Any]:
         """As many as a write may hold."""
-        items = self.items
-        taken = [items.popleft() for _ in range(min(len(items), _BATCH))]
-        if self._room is not None and len(items) <= _WAITING // 2:
+        taken = self.items[:_BATCH]
+        del self.items[:_BATCH]
+        if self._room is not None and len(self.items) <= _WAITING // 2:
             _wake(self._room)
         return taken
 
@@ -153,11 +151,13 @@ async def chunks(
 
 async def _pump(items: AsyncGenerator[Any, None], box: _Box) -> None:
     fault: Fault | None = None
+    waiting = box.items
     try:
         async with aclosing(items):
             async for yielded in items:
                 for item in yielded if isinstance(yielded, list) else (yielded,):
-                    if not box.put(item):
+                    waiting.append(item)
+                    if len(waiting) >= box.mark and not box.reached():
                         await box.room()
     except Fault as error:
         fault = error
@@ -169,7 +169,7 @@ async def _let_in(box: _Box) -> None:
     """Waits until the call is let in; raises its fault, also when it fails at once after that."""
     await box.wait(1)
     if box.items and box.items[0] is None:
-        box.items.popleft()
+        box.items.pop(0)
         await box.wait(1, _GRACE_SECONDS)
     if box.over and box.fault is not None:
         raise box.fault

@@ -101,7 +101,8 @@ async def serve(folder: Path) -> None:
         return Caller(Kind.USER, claims.username, str(claims.uid), str(claims.session), rights)
 
     free = Rate(1e6, 1e6)
-    limits = Limits(SystemClock(), per_address=free, per_caller=dict.fromkeys(RATES, free))
+    rates = dict.fromkeys(RATES, free)
+    limits = Limits(SystemClock(), per_address=free, per_caller=rates, per_tenant=rates)
     pipeline = Pipeline(methods(_SERVICE, _Tenants()), authenticate=authenticate, limiter=limits, audit=_Records())
     tls = Tls(folder / "gateway.crt", folder / "gateway.key", folder / "ca.crt")
     server, http = Server(pipeline), HttpServer(Api(pipeline))

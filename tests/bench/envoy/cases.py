@@ -48,7 +48,7 @@ CASES = [
     Case("small_get", "small GET, whole pipeline", _GET, 200, gates=_WHOLE),
     Case("small_get_traced", "small GET, whole pipeline, spans exported", _GET, 200, traced=True, gates=_WHOLE),
     Case("small_get_tls", "small GET, whole pipeline, TLS", _GET, 200, tls=True, gates=_WHOLE),
-    Case("list_500", "list of 500 environments", f"{_GET}/projects/shop/environments", 6, lanes=4, gates=(("cpu", 1.0),)),
+    Case("list_500", "list of 500 environments", f"{_GET}/projects/shop/environments", 12, lanes=4, gates=(("cpu", 1.0),)),
     Case("blob", "2 MB HttpBody", "/api/v1/blobs/one", 60, lanes=4, gates=(("cpu", 0.4),)),
     Case(
         "sse_batched", "SSE; Envoy gets the same batches ready-made", f"/api/v1/changes?count={EVENTS}", 2, lanes=2,

@@ -50,7 +50,7 @@ class Stream:
             max_bytes=self.max_bytes,
             max_age=self.max_age,
             max_msg_size=self.max_message,
-            max_msgs_per_subject=1 if self.bucket else None,
+            max_msgs_per_subject=1 if self.bucket else -1,
             storage=StorageType.MEMORY if self.bucket else StorageType.FILE,
             duplicate_window=min(self.duplicate_window, self.max_age or self.duplicate_window),
             allow_direct=True,

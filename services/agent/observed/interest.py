@@ -19,7 +19,7 @@ _log = log.get(__name__)
 FETCH = wire.DESCRIPTOR.services_by_name["DesiredStateService"].methods_by_name["FetchInterest"]
 _SECONDS = 15.0
 _MOST = 64  # kinds; each costs a watch and a copy
-_PERIOD = 300.0
+_PERIOD = 60.0  # as long as the hub keeps what a replica that died wanted
 _RETRY = 10.0
 
 

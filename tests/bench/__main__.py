@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-SECONDS = 600.0  # a script may take
+SECONDS = 1200.0  # a script may take; kubectl.py makes 5,000 pods first
 _GRACE = 20.0  # to clean up in
 
 

@@ -1,8 +1,8 @@
-"""Typed calls on streams: the request as one message, replies as messages, a trailer when it failed."""
+"""Typed calls on streams: requests and replies as messages, a trailer when it failed."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -14,7 +14,8 @@ from google.rpc import status_pb2
 from kubegems.agent.v1 import tunnel_pb2
 from libs.faults import DeadlineExceeded, Exhausted, Fault, Internal, Invalid, Unavailable, Unimplemented
 from libs.log import trace
-from libs.rpc.call import Call
+from libs.rpc import uploads
+from libs.rpc.call import Call, Method
 from libs.rpc.peers import TUNNEL
 from libs.rpc.pipeline import Pipeline
 from libs.rpc.status import from_status, to_status
@@ -75,13 +76,41 @@ async def stream(
         raise fault_of(error, method.full_name) from error
 
 
+async def upload(
+    mux: Mux, method: MethodDescriptor, requests: AsyncIterable[Message], *, timeout: float, grant: tunnel_pb2.GrantUse | None = None
+) -> Any:
+    """Calls a client stream at the other end: requests are taken as fast as the far handler reads them. Raises Fault."""
+    with trace.span(method.full_name, kind=trace.SpanKind.CLIENT, attributes={"rpc.system": "kubegems"}):
+        try:
+            opened = mux.open(_header(method, timeout, grant))
+            opened.expire_after(timeout)
+            try:
+                await _send_all(opened, requests)
+                reply = await opened.receive()
+                if reply is None:
+                    raise failure(opened.trailer) or Internal(f"{method.full_name} ended without an answer")
+                return GetMessageClass(method.output_type).FromString(reply)
+            finally:
+                opened.reset(Reset.CANCELLED)
+        except StreamEnded as error:
+            raise fault_of(error, method.full_name) from error
+
+
+async def _send_all(opened: Stream, requests: AsyncIterable[Message]) -> None:
+    try:
+        async for request in requests:
+            await opened.send(request.SerializeToString())
+        opened.end()
+    except Ended as error:
+        if error.code is not Reset.DONE:  # the far handler has answered, or refused, without reading to the end
+            raise
+
+
 async def _asked(
     mux: Mux, method: MethodDescriptor, request: Message, timeout: float | None, grant: tunnel_pb2.GrantUse | None,
     *, forward: tunnel_pb2.Forward | None = None,
 ) -> Stream:  # fmt: skip
-    millis = 0 if timeout is None else min(max(int(timeout * _MILLIS), 1), _LONGEST)
-    call = tunnel_pb2.CallHeader(method=f"/{method.containing_service.full_name}/{method.name}", timeout_millis=millis, grant=grant)
-    header = tunnel_pb2.StreamHeader(call=call, traceparent=trace.traceparent(), forward=forward).SerializeToString()
+    header = _header(method, timeout, grant, forward)
     body = request.SerializeToString()
     inline = len(body) <= mux.limits.inline
     opened = mux.open(header, body if inline else None, end=inline)
@@ -94,6 +123,14 @@ async def _asked(
             opened.reset(Reset.CANCELLED)
             raise
     return opened
+
+
+def _header(
+    method: MethodDescriptor, timeout: float | None, grant: tunnel_pb2.GrantUse | None, forward: tunnel_pb2.Forward | None = None
+) -> bytes:
+    millis = 0 if timeout is None else min(max(int(timeout * _MILLIS), 1), _LONGEST)
+    call = tunnel_pb2.CallHeader(method=f"/{method.containing_service.full_name}/{method.name}", timeout_millis=millis, grant=grant)
+    return tunnel_pb2.StreamHeader(call=call, traceparent=trace.traceparent(), forward=forward).SerializeToString()
 
 
 async def serve(
@@ -115,15 +152,13 @@ async def serve(
         method = pipeline.method(header.method)
         if method is None:
             raise Unimplemented(f"there is no method {header.method}")
-        body = await opened.receive()
-        try:
-            request = method.request_class.FromString(body or b"")
-        except DecodeError as error:
-            raise Invalid("the request cannot be parsed") from error
+        request = _parsed(method, await opened.receive() or b"")
         left = header.timeout_millis / _MILLIS if header.timeout_millis else None
         call = Call(
             method, address=address, transport=TUNNEL, traceparent=traceparent, peer=peer, timeout=left, metadata=dict(metadata or {})
         )
+        if method.uploads:
+            call.upload = uploads.chunks(method, request, _rest(opened, method))
         if not method.streams:
             reply = await pipeline.unary(call, request)
             await opened.send(reply.SerializeToString(), end=True)
@@ -134,6 +169,22 @@ async def serve(
         opened.end()
     except Fault as fault:
         await fail(opened, fault)
+
+
+def _parsed(method: Method, body: bytes) -> Message:
+    try:
+        return method.request_class.FromString(body)
+    except DecodeError as error:
+        raise Invalid("the request cannot be parsed") from error
+
+
+async def _rest(opened: Stream, method: Method) -> AsyncIterator[Message]:
+    """The requests of a client stream after the first."""
+    try:
+        while (body := await opened.receive()) is not None:
+            yield _parsed(method, body)
+    except StreamEnded as error:
+        raise fault_of(error, method.path) from error
 
 
 async def fail(opened: Stream, fault: Fault) -> None:

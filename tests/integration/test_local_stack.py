@@ -18,7 +18,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from deploy.local.kubectl import Kubectl
 from deploy.local.layout import Layout
+from tests.kit.cluster import Cluster
 from tests.kit.eventually import timescale
 
 pytestmark = pytest.mark.timeout(240)
@@ -181,3 +183,28 @@ async def test_a_part_that_cannot_start_is_one_clear_line(starter: Starter) -> N
     assert "KUBEGEMS_WORKER_NO_SUCH: no such setting" in errors[0]
     assert str(starter.layout.logs / "worker.log") in errors[0]
     assert not starter.layout.endpoints.exists()
+
+
+@pytest.mark.cluster
+async def test_an_existing_cluster_becomes_local(starter: Starter, cluster: Cluster) -> None:
+    """With KUBEGEMS_LOCAL_KUBECONFIG no control plane is started; the given cluster joins and answers through the hub."""
+    await starter.run(KUBEGEMS_LOCAL_CLUSTER="1", KUBEGEMS_LOCAL_KUBECONFIG=str(cluster.kubeconfig))
+    await starter.ready()
+    async with asyncio.timeout(60 * timescale()):
+        while "the cluster `local` has joined" not in starter.text():
+            assert starter.process
+            assert starter.process.returncode is None, starter.text()
+            await asyncio.sleep(0.1)
+    endpoints = starter.endpoints()
+    assert endpoints["clusters"]["local"]["kubeconfig"] == endpoints["kubeconfig"] == str(cluster.kubeconfig)
+    assert set(endpoints["pids"]) == _HUB | {"starter", "agent", "controller"}
+    through = await Kubectl(Path(endpoints["hub_kubeconfig"]))("get", "nodes", "-o", "name")
+    assert through == await cluster.kubectl("get", "nodes", "-o", "name") != ""
+
+
+async def test_a_wrong_number_of_clusters_is_one_clear_line(starter: Starter) -> None:
+    """Nonsense ends the start before anything runs."""
+    await starter.run(KUBEGEMS_LOCAL_CLUSTER="1", CLUSTERS="two")
+    assert await starter.ended() == 1
+    assert starter.text().startswith("error: CLUSTERS=two: ")
+    assert len(starter.text().splitlines()) == 1

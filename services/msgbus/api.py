@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -14,7 +13,7 @@ from libs.clock import new_id
 from libs.crypt.box import Box
 from libs.rpc.call import Call
 from services.msgbus import grants as rights
-from services.msgbus import resume, told
+from services.msgbus import resume, sending
 from services.msgbus.bodies import Bodies
 from services.msgbus.domain import NoSubscription, Selection, Selector, TooManyStreams, resources, shared
 from services.msgbus.hub import Hub, Subscription
@@ -53,8 +52,8 @@ class Messages:
         self._ticking = False
         self._packed: tuple[int, dict[Any, bytes]] = (-1, {})
 
-    async def Subscribe(self, request: wire.SubscribeRequest, call: Call) -> AsyncIterator[Event]:
-        """Streams changes until the caller goes or its session ends."""
+    async def Subscribe(self, request: wire.SubscribeRequest, call: Call) -> AsyncIterator[list[bytes]]:
+        """Streams encoded events, together those that are there together, until the caller goes or its session ends."""
         user = call.caller.id
         if self._hub.count(user) >= self._streams_per_user:
             raise TooManyStreams(f"{user} has {self._streams_per_user} streams open here; close one first")
@@ -69,18 +68,11 @@ class Messages:
             with self._watches.joined(user, call.caller.session, stream):
                 await stream.granted()
                 while True:
-                    pairs = self._events(stream, await stream.batch())
+                    pairs = self._pairs(stream, await stream.batch())
                     if self._bodies is not None:
                         await self._bodies.add(user, pairs)
-                    cut = False
-                    for item, event in pairs:  # each looked at once more: rights may change while a batch is on its way
-                        if item.place is not None and not subscription.grants.sees(item.place):
-                            cut = True
-                            continue
-                        if cut:  # it would say that all before it was sent
-                            event.ClearField("resume_token")
-                        _stamp(event)
-                        yield event
+                    for part in sending.parts(subscription, pairs):
+                        yield part
         finally:
             del self._streams[subscription.id]
             self._hub.remove(subscription)
@@ -101,10 +93,10 @@ class Messages:
 
         loop.call_later(TICK_SECONDS, tick)
 
-    def _events(self, stream: Stream, items: list[Item]) -> list[tuple[Item, Event]]:
-        """The events of a batch, or a heartbeat, with a resume token when one is due."""
+    def _pairs(self, stream: Stream, items: list[Item]) -> list[tuple[Item, Event]]:
+        """The items of a batch, or a heartbeat, each with what this subscriber alone is told; a resume token when one is due."""
         token = self._token(stream.subscription) if stream.due() else ""
-        pairs = [(item, self._event(item)) for item in items] or [_heartbeat(stream.subscription)]
+        pairs = [(item, sending.tail(item, self._hub.view)) for item in items or [_heartbeat(stream.subscription)]]
         if token:
             pairs[-1][1].resume_token = token
         return pairs
@@ -120,15 +112,6 @@ class Messages:
             vector = packed[subscription.reach] = resume.packed(self._hub.view.vector(subscription.wanted))
         asked, marks = subscription.selection, resume.marks(subscription.selection.seen(subscription.grants))
         return resume.seal(self._box, subscription.user, resume.selectors_hash(asked), marks, vector)
-
-    def _event(self, item: Item) -> Event:
-        event = Event()
-        event.CopyFrom(item.event)
-        if item.is_change:
-            event.change.verb = item.shown
-            heard = self._hub.view.age(item.place[0]) if item.place else None
-            event.freshness.CopyFrom(told.freshness(item, heard))
-        return event
 
     async def UpdateSubscription(self, request: wire.UpdateSubscriptionRequest, call: Call) -> wire.UpdateSubscriptionResponse:
         """Gives a stream of the caller's other selectors, on whichever replica it is."""
@@ -166,11 +149,5 @@ def _selector(s: wire.Selector) -> Selector:
     return Selector(tuple(s.scopes), resources(s.resources), s.cluster, s.namespace, s.object, frozenset(labels), s.bodies)
 
 
-def _heartbeat(subscription: Subscription) -> tuple[Item, Event]:
-    event = Event(kind=Event.HEARTBEAT, subscription=f"subscriptions/{subscription.id}")
-    return Item(event), event
-
-
-def _stamp(event: Event) -> None:
-    now = time.time_ns()
-    event.send_time.seconds, event.send_time.nanos = divmod(now, 1_000_000_000)
+def _heartbeat(subscription: Subscription) -> Item:
+    return Item(Event(kind=Event.HEARTBEAT, subscription=f"subscriptions/{subscription.id}"))

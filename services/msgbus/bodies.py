@@ -30,15 +30,15 @@ class Bodies:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def add(self, user: str, pairs: Sequence[tuple[Item, Event]]) -> None:
-        """Puts bodies into the events of items that want them."""
-        wanted = [event.change for item, event in pairs if item.bodies and event.change.verb != Change.DELETED]
+        """Fetches the bodies that items want into the events beside them."""
+        wanted = [(item.event.change, event.change) for item, event in pairs if item.bodies and item.shown != Change.DELETED]
         if wanted:
-            await asyncio.gather(*(self._one(user, change) for change in wanted))
+            await asyncio.gather(*(self._one(user, of, change) for of, change in wanted))
 
-    async def _one(self, user: str, change: Change) -> None:
+    async def _one(self, user: str, of: Change, change: Change) -> None:
         try:
             async with self._slots, asyncio.timeout(_SECONDS):
-                status, body = await self._ask(change.cluster, user, path(change))
+                status, body = await self._ask(of.cluster, user, path(of))
         except (Fault, TimeoutError):
             change.body_missing = "UNAVAILABLE"
             return

@@ -20,7 +20,7 @@ from kubegems.messages.v1 import event_pb2, events_pb2
 from kubegems.messages.v1.event_pb2 import Event
 from services.msgbus import told
 from services.msgbus.domain import Environment, Grants, Kind, Place, Selection, shared
-from services.msgbus.subscriber import Item, Queue
+from services.msgbus.subscriber import Item, Queue, Shared
 from services.msgbus.view import KindKey, Seen, View
 
 _REVOKED = Histogram(
@@ -191,18 +191,18 @@ class Hub:
         """Puts a change into the queues of those who may see it."""
         place = (seen.cluster_uid, seen.change.namespace)
         listeners = self._by_place.get(place, _NOBODY) if seen.change.namespace else _NOBODY
-        shared: dict[str, Event] = {}
+        shared: dict[str, Shared] = {}
         for subscription in (*listeners, *self._everywhere):
             self.send(subscription, seen, shared=shared)
 
-    def send(self, subscription: Subscription, seen: Seen, *, shared: dict[str, Event] | None = None) -> None:
+    def send(self, subscription: Subscription, seen: Seen, *, shared: dict[str, Shared] | None = None) -> None:
         """Puts a change into one queue, if it was asked for."""
         item = self.item(subscription, seen, shared=shared)
         if item is not None:
             change = seen.change
             subscription.queue.put((seen.cluster_uid, change.group, change.resource, change.namespace, change.name), item)
 
-    def item(self, subscription: Subscription, seen: Seen, *, shared: dict[str, Event] | None = None) -> Item | None:
+    def item(self, subscription: Subscription, seen: Seen, *, shared: dict[str, Shared] | None = None) -> Item | None:
         """What a subscriber is told of a change; None when it may not see it or did not ask for it.
 
         Args:
@@ -219,12 +219,12 @@ class Hub:
         verb, bodies = told.pick(subscription.selection, seen, cluster, name)
         if verb is None:
             return None
-        event = shared.get(name) if shared is not None else None
-        if event is None:
-            event = Event(kind=Event.CHANGE, change=told.change(seen, cluster, name))
+        made = shared.get(name) if shared is not None else None
+        if made is None:
+            made = Shared(Event(kind=Event.CHANGE, change=told.change(seen, cluster, name)))
             if shared is not None:
-                shared[name] = event
-        return Item(event, place, None if verb == event.change.verb else verb, bodies=bodies)
+                shared[name] = made
+        return Item(made.event, place, None if verb == made.event.change.verb else verb, bodies=bodies, shared=made)
 
     def present(self, subscription: Subscription, environments: Iterable[Environment] | None = None) -> Iterator[Seen]:
         """What is there now, in some environments or in the whole subscription."""
@@ -301,10 +301,10 @@ class Hub:
             name=moved.name, state=moved.state, percent=moved.percent, message=moved.message, step=moved.step, log_lines=moved.log_lines,
             kind=moved.kind, attempt=moved.attempt, cancel_requested=moved.cancel_requested,
         )  # fmt: skip
-        event = Event(kind=Event.JOB, job=progress)
+        event = Shared(Event(kind=Event.JOB, job=progress))
         for subscription in self._jobs:
             if moved.creator == f"users/{subscription.user}" or subscription.grants.sees_job(moved.target):
-                subscription.queue.put(("job", moved.name), Item(event))
+                subscription.queue.put(("job", moved.name), Item(event.event, shared=event))
 
     def notice(self, stored: events_pb2.NoticeStored) -> None:
         """Shows a message to those whom it addresses."""

@@ -17,6 +17,7 @@ from services.msgbus.subscriber import Item
 from services.msgbus.view import Seen
 
 TICK_SECONDS = 0.25
+FLUSH_SECONDS = 0.01  # at least that long between two batches of a busy stream; a lone event goes out at once
 HEARTBEAT_SECONDS = 10.0  # at least every 15 s, says the contract
 FIRST_GRANTS_SECONDS = 5.0
 KINDS_SECONDS = 10.0  # that a snapshot waits for a kind which the agent begins to observe only now
@@ -45,7 +46,7 @@ class Stream:
         self._present: deque[_Present] | None = None  # most streams have nothing here most of the time
         self._begun = False
         self._fault: Fault | None = None
-        self._token_at = -math.inf
+        self._token_at = self._sent_at = -math.inf
         self._deadline = math.inf
 
     def changed(self, grants: Grants) -> None:
@@ -145,20 +146,25 @@ class Stream:
 
     async def batch(self) -> list[Item]:
         """The next events; none after a while of silence. Raises what ended the rights. `tick` must be called now and then."""
-        self._deadline = asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.time() + HEARTBEAT_SECONDS
         while True:
             self._check()
             before = len(self._present or ())
             items = list(self._some_present(self._present)) if self._present else self.subscription.queue.now()
             if items:
+                self._sent_at = loop.time()
                 return items
             if self._present and len(self._present) < before:  # none of them was asked for: on to the next ones
                 await asyncio.sleep(0)
                 continue
-            if asyncio.get_running_loop().time() >= self._deadline:
+            if loop.time() >= self._deadline:
                 return []
             if (filled := self.subscription.queue.filled()) is not None:
                 await filled
+            early = self._sent_at + FLUSH_SECONDS - loop.time()
+            if early > 0:
+                await asyncio.sleep(early)
 
     def tick(self, now: float) -> None:
         """Wakes the stream when its silence has lasted long enough, or when a snapshot waits to be ended."""

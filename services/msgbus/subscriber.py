@@ -15,9 +15,24 @@ from services.msgbus.domain import Grants, Place
 DROPPED = Counter("kubegems_msgbus_dropped", "Events taken back from a subscriber's queue, by reason.", ["reason"])
 
 
+@dataclass(slots=True, eq=False)
+class Shared:
+    """An event that many wait for, encoded once for all of them."""
+
+    event: Event
+    _encoded: bytes = b""
+
+    @property
+    def encoded(self) -> bytes:
+        """Its bytes."""
+        if not self._encoded:
+            self._encoded = self.event.SerializeToString()
+        return self._encoded
+
+
 @dataclass(slots=True)
 class Item:
-    """One event that waits. `event` is shared by all who wait for it: never changed, copied when it is sent.
+    """One event that waits. `event` may be shared by all who wait for it: never changed.
 
     Attributes:
         event: the event.
@@ -25,6 +40,7 @@ class Item:
         verb: in place of the event's own, where the subscriber knows less than others.
         source: where it comes from.
         bodies: whether the object's JSON is to be sent along.
+        shared: whence its bytes come, when others are sent the same.
     """
 
     event: Event
@@ -32,6 +48,12 @@ class Item:
     verb: Any = None
     source: Any = Freshness.LIVE
     bodies: bool = False
+    shared: Shared | None = None
+
+    @property
+    def encoded(self) -> bytes:
+        """The event's bytes; what the subscriber alone is told goes behind them, and counts more, as protobuf merges."""
+        return self.shared.encoded if self.shared is not None else self.event.SerializeToString()
 
     @property
     def shown(self) -> Any:

@@ -87,14 +87,13 @@ def change(seen: Seen, cluster: str, environment: str) -> event_pb2.Change:
     return shown
 
 
-def freshness(item: Item, heard: float | None) -> Freshness:
-    """How old what is sent is; `heard` is how many seconds ago its cluster was heard of, None for never or for no cluster's."""
-    fresh = Freshness(source=item.source)
+def freshen(fresh: Freshness, item: Item, heard: float | None) -> None:
+    """Tells how old what is sent is; `heard` is how many seconds ago its cluster was heard of, None for never or for no cluster's."""
+    fresh.source = item.source
     seen = item.event.change.observe_time
     _set(fresh.age, time.time() - seen.seconds - seen.nanos / 1e9)
     if heard is not None:
         _set(fresh.cluster_age, heard)
-    return fresh
 
 
 def _set(duration: Duration, seconds: float) -> None:

@@ -17,12 +17,13 @@ from kubegems.identity.v1.access_service_pb2 import (
     WatchSessionsResponse,
 )
 from kubegems.messages.v1 import message_service_pb2
-from kubegems.messages.v1.event_pb2 import Event
+from kubegems.messages.v1.event_pb2 import Change, Event, Freshness
 from libs.crypt.box import Box
 from libs.rpc import call as rpc
 from services.msgbus import api
 from services.msgbus import grants as rights
 from services.msgbus.api import Messages
+from services.msgbus.bodies import Bodies
 from services.msgbus.domain import Environment, GrantsSilent, SessionEnded, TooManyStreams
 from services.msgbus.hub import Hub
 from services.msgbus.tests.test_hub import ACME, GLOBEX, hub, observed
@@ -61,7 +62,7 @@ class Open:
     def __init__(self, messages: Messages, **request: Any) -> None:
         call = rpc.Call(method=cast("Any", None), caller=rpc.Caller(kind=rpc.Kind.USER, id="dev", session="s1"))
         events = messages.Subscribe(message_service_pb2.SubscribeRequest(**request), call)
-        self.events = cast("AsyncGenerator[Event, None]", events)
+        self.events = _each(cast("AsyncGenerator[list[bytes], None]", events))
 
     async def next(self) -> Event:
         """The next event that is not only the stream's name."""
@@ -72,6 +73,13 @@ class Open:
 
     async def close(self) -> None:
         await self.events.aclose()
+
+
+async def _each(parts: AsyncGenerator[list[bytes], None]) -> AsyncGenerator[Event, None]:
+    async with aclosing(parts):
+        async for part in parts:
+            for raw in part:
+                yield Event.FromString(raw)
 
 
 @pytest.fixture
@@ -190,3 +198,34 @@ async def test_a_narrow_snapshot_waits_for_nothing(on: Hub, gateway: Gateway, mo
     assert (await stream.next()).change.object == "web499"
     assert (await stream.next()).kind == Event.SNAPSHOT_END
     await stream.close()
+
+
+async def test_what_one_subscriber_alone_is_told_is_merged_into_what_all_are_sent(on: Hub, gateway: Gateway) -> None:
+    """Two share an event's bytes; the one that knows less than the other sees its own verb, and its own body."""
+
+    async def ask(cluster: str, user: str, path: str) -> tuple[int, bytes]:
+        return 200, b'{"kind":"Pod"}'
+
+    gateway.grant(ACME)
+    messages = Messages(on, gateway, Box(b"k" * 32), queue_size=50, streams_per_user=3, bodies=Bodies(ask))
+    labelled = message_service_pb2.Selector(labels={"app": "web"}, bodies=True)
+    streams = [Open(messages), Open(messages, selectors=[labelled])]
+    firsts = [asyncio.create_task(stream.next()) for stream in streams]
+    while len(on) < len(streams):
+        await asyncio.sleep(0)
+    plain = observed(3, "acme-shop-dev", "web")
+    plain.labels.clear()
+    on.take("c1", plain)
+    before = await firsts[0]
+    assert before.change.verb == Change.ADDED
+    change = observed(4, "acme-shop-dev", "web")
+    change.labels["app"] = "web"
+    on.take("c1", change)
+    one, other = await streams[0].next(), await firsts[1]
+    assert (one.change.verb, one.change.body) == (Change.MODIFIED, b"")
+    assert (other.change.verb, other.change.body) == (Change.ADDED, b'{"kind":"Pod"}')
+    for event in (one, other):
+        assert (event.change.object, event.change.labels["app"], event.freshness.source) == ("web", "web", Freshness.LIVE)
+        assert event.HasField("send_time")
+    for stream in streams:
+        await stream.close()

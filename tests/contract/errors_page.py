@@ -50,10 +50,15 @@ def _classes() -> Iterator[tuple[str, str, int, str]]:
     for path in sources():
         if "Fault" in path.read_text() or "faults" in path.read_text():
             importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
-    for kind in sorted(_below(Fault) - {Fault}, key=lambda kind: (kind.__module__, kind.__name__)):
-        if "reason" in vars(kind) and kind.__module__.startswith(("libs.", "services.")) and not issubclass(kind, HttpFault):
+    ours = {kind for kind in _below(Fault) - {Fault, HttpFault} if _is_product(kind.__module__)}
+    for kind in sorted(ours, key=lambda kind: (kind.__module__, kind.__name__)):
+        if "reason" in vars(kind) and not issubclass(kind, HttpFault):
             status = 413 if issubclass(kind, TooLarge) else HTTP_STATUS[kind.code]
             yield kind.reason, kind.code.name, status, (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def _is_product(module: str) -> bool:
+    return module.startswith(("libs.", "services.")) and ".tests" not in module
 
 
 def _below(kind: type[Fault]) -> set[type[Fault]]:

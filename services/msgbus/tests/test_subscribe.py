@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
@@ -22,6 +23,7 @@ from libs.crypt.box import Box
 from libs.rpc import call as rpc
 from services.msgbus import api
 from services.msgbus import grants as rights
+from services.msgbus import stream as streaming
 from services.msgbus.api import Messages
 from services.msgbus.bodies import Bodies
 from services.msgbus.domain import Environment, GrantsSilent, SessionEnded, TooManyStreams
@@ -127,7 +129,8 @@ async def test_resuming_brings_what_was_missed_once(on: Hub, gateway: Gateway) -
     on.take("c1", observed(5, "globex-x-dev", "foreign"))
     gateway.grant(ACME)
     stream = Open(messages, resume_token=token)
-    assert (await stream.next()).change.object == "missed"
+    missed = await stream.next()
+    assert (missed.change.object, missed.freshness.source) == ("missed", Freshness.REPLAY)
     assert len(on._all) == 1
     await stream.close()
     gateway.grant(ACME)
@@ -229,3 +232,35 @@ async def test_what_one_subscriber_alone_is_told_is_merged_into_what_all_are_sen
         assert event.HasField("send_time")
     for stream in streams:
         await stream.close()
+
+
+async def test_a_quiet_stream_beats(on: Hub, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing happens a heartbeat comes, within the bound that the contract names."""
+    assert streaming.HEARTBEAT_SECONDS + streaming.TICK_SECONDS <= 15
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.2)
+    gateway.grant(ACME)
+    stream = Open(serve(on, gateway))
+    beats = [await stream.next() for _ in range(2)]
+    assert {beat.kind for beat in beats} == {Event.HEARTBEAT}
+    assert {beat.subscription for beat in beats} == {stream.name}
+    await stream.close()
+
+
+async def test_what_is_sent_tells_how_fresh_it_is(on: Hub, gateway: Gateway) -> None:
+    """Source and both ages: of the change by the hub's clock, of the cluster since it was last heard of."""
+    old = observed(3, "acme-shop-dev", "web")
+    old.observe_time.FromSeconds(int(time.time()) - 60)
+    on.take("c1", old)
+    gateway.grant(ACME)
+    stream = Open(serve(on, gateway), snapshot=True)
+    shown = (await stream.next()).freshness
+    assert (await stream.next()).kind == Event.SNAPSHOT_END
+    new = observed(4, "acme-shop-dev", "web")
+    new.observe_time.GetCurrentTime()
+    on.take("c1", new)
+    live = (await stream.next()).freshness
+    assert (shown.source, live.source) == (Freshness.SNAPSHOT, Freshness.LIVE)
+    assert 59 <= shown.age.ToTimedelta().total_seconds() < 90
+    assert live.age.ToTimedelta().total_seconds() < 30
+    assert all(fresh.HasField("cluster_age") and fresh.cluster_age.ToTimedelta().total_seconds() < 30 for fresh in (shown, live))
+    await stream.close()

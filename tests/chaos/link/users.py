@@ -91,6 +91,7 @@ class Person:
         url = self.watching + path
         async with self.anyone.session.get(url, headers=headers, ssl=self.anyone.tls, timeout=timeout) as reply:
             if reply.status != 200:
+                self.token = "" if reply.status == 401 else self.token  # a long run outlives a token
                 raise aiohttp.ClientConnectionError(f"{reply.status}")
             try:
                 async for _ in reply.content.iter_any():

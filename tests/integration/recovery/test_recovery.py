@@ -154,6 +154,26 @@ async def test_signing_keys_are_made_anew_under_a_session(hub: Hub) -> None:
         assert "identity/rotateKeys" in json.dumps(events)
 
 
+async def test_the_master_key_is_changed_under_a_connected_agent(hub: Hub) -> None:
+    """A new key in its file, signing keys made anew under it: users sign in again, the agent comes back, nothing else is lost."""
+    master, file = hub.layout.certificates / "master.key", hub.layout.secrets / "database.url"
+    before = master.read_text()
+    await hub.stop(*HUB)
+    code, said = await hub.shell(
+        f"umask 077; python -c 'from libs.crypt.box import Box; print(Box.new_key())' > {master}"
+        f" && python -m services.gateway.identity.rotate --database-url-file {file}"
+    )
+    assert code == 0, said
+    assert (master.read_text() != before, master.stat().st_mode & 0o077) == (True, 0)
+    await hub.start("gateway")
+    await hub.start("msgbus", "worker")
+    await hub.online()
+    async with hub.admin() as admin:
+        first = await admin.get("/audit/events?pageSize=2")
+        assert await admin.get(f"/audit/events?pageSize=2&pageToken={first['nextPageToken']}")
+    assert (await environment(hub, "after-master"))["uid"]
+
+
 async def test_nats_keys_are_made_anew_under_a_connected_agent(hub: Hub) -> None:
     """Issuer, callout and services' keys: files taken away, NATS and the hub started anew; hints reach the agent again."""
     seeds = {path.name: path.read_text() for path in (hub.layout.secrets / "nats").glob("*.nk")}

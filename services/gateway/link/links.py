@@ -90,6 +90,7 @@ class Links:
         self._leaving = Leaving()
         self._flaps = Flaps()
         self._connections: set[asyncio.Task[None]] = set()
+        self._greeting: dict[AnyConnection, asyncio.Event] = {}
         self._announcer = Announcer(on_change) if on_change else None
         figures = metrics.of(registry)
         self._online, self._refused, self._forwarded = figures.online, figures.refused, figures.forwarded
@@ -297,6 +298,7 @@ class Links:
 
     def made(self, connection: AnyConnection) -> None:
         """A connection stands: greets it, and keeps it until it ends."""
+        self._greeting[connection] = asyncio.Event()
         task = asyncio.get_running_loop().create_task(self._run(connection), name=f"tunnel from {connection.peer}")
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
@@ -320,6 +322,8 @@ class Links:
             _log.error("tunnel.greeting_failed", address=connection.peer, exc_info=error)
             mux.abort("greeting failed")
             return
+        finally:
+            self._greeting.pop(connection).set()
         try:
             async with asyncio.timeout(expires):
                 await mux.closed()
@@ -371,6 +375,8 @@ class Links:
 
     async def _accept(self, connection: AnyConnection, stream: Stream, header: bytes) -> None:
         """Serves a call of the agent; the cluster is its certificate's, whatever the request says."""
+        if (greeting := self._greeting.get(connection)) is not None:
+            await greeting.wait()  # the agent's first streams come with its greeting
         uid = cluster_of(connection.certificate())
         tunnel = self._tunnels.get(uid)
         if tunnel is None or tunnel.mux is not connection.mux:
@@ -381,7 +387,10 @@ class Links:
             stream.reset(Reset.BROKEN, "the header cannot be read")
             return
         purpose = opened.WhichOneof("purpose")
-        if tunnel is None or purpose not in ("call", "broker"):
+        if tunnel is None:
+            stream.reset(Reset.LOST, "another tunnel took its place")
+            return
+        if purpose not in ("call", "broker"):
             stream.reset(Reset.REFUSED, "not served")
             return
         if purpose == "broker":

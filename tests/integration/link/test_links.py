@@ -150,6 +150,25 @@ async def test_an_agent_that_is_killed_goes_offline(rig: Rig, tmp_path: Path, ev
     await eventually(lambda: [c for c in rig.changes if c[0] == uid] == [(uid, True, "2.0"), (uid, False, "2.0")], within=5)
 
 
+async def test_an_agents_first_call_waits_for_its_tunnel(rig: Rig, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent may call as soon as it was greeted, though the hub is not done with the tunnel yet."""
+
+    number = rig.links._door.number
+
+    async def slow() -> int:
+        await asyncio.sleep(0.3)
+        return await number()
+
+    monkeypatch.setattr(rig.links._door, "number", slow)  # what the database is asked between greeting and service
+    session = agent.link.session
+    rig.links.disconnect(agent.uid, "try again")
+    async with asyncio.timeout(15):
+        while agent.link.session in (None, session) or not agent.link.connected:
+            await asyncio.sleep(0)
+    answer = await agent.link.call(FETCH, desired_state_service_pb2.FetchDesiredStateRequest(), timeout=10)
+    assert answer.hub_uid == agent.uid
+
+
 async def test_the_newest_tunnel_wins(rig: Rig, agent: Agent, eventually: Any) -> None:
     """A second tunnel of a cluster takes the first one's place, and no offline is told between."""
     first = rig.links._tunnels[agent.uid]

@@ -152,7 +152,6 @@ async def test_an_agent_that_is_killed_goes_offline(rig: Rig, tmp_path: Path, ev
 
 async def test_an_agents_first_call_waits_for_its_tunnel(rig: Rig, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent may call as soon as it was greeted, though the hub is not done with the tunnel yet."""
-
     number = rig.links._door.number
 
     async def slow() -> int:

@@ -158,9 +158,12 @@ async def test_an_account_is_changed_disabled_and_removed(house: House) -> None:
             return True
         return False
 
+    async def accepted() -> bool:
+        return not await refused()
+
     await eventually(refused, within=1)
     await update(disabled=False)
-    assert not await refused()
+    await eventually(accepted, within=1)
     await house.call("ServiceAccountService/DeleteServiceAccount", pb.DeleteServiceAccountRequest(name=made.name), token)
     await eventually(refused, within=1)
     with pytest.raises(AlreadyExists):

@@ -38,7 +38,7 @@ _GREETING_SECONDS = 10.0
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _LEAVING_SECONDS = 60.0  # most that a tunnel lives on beside the next
-_STEADY_SECONDS = 10.0  # a tunnel that stood so long starts the back-off anew
+_STEADY_SECONDS = 5.0  # a tunnel that stood so long starts the back-off anew; less than the silence that tells of a hub that stands still
 _CALL_SECONDS = 30.0
 _log = log.get("services.agent.link")
 OnConnect = Callable[["Session"], Awaitable[None]]
@@ -218,6 +218,7 @@ class AgentLink:
         try:
             async with asyncio.timeout(delay):
                 await self._redial.wait()
+            self._delay = _FIRST_DELAY  # what made it fail may be over
         except TimeoutError:
             pass
         self._redial.clear()

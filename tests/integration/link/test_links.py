@@ -18,6 +18,7 @@ from libs.faults import DeadlineExceeded, Exhausted, Fault, Internal, Invalid, U
 from libs.rpc.call import Call
 from libs.tunnel import Ended, Lost, Mux, Reset
 from libs.tunnel.tcp import Connection, client_tls, dial
+from services.agent import link as agent_link
 from services.gateway.link.grants import ServicePrincipal
 from services.gateway.link.links import ClusterOffline
 from tests.integration.link.rig import CLOCK, DESIRED, DEV, FETCH, GET_INVENTORY, Agent, Rig, kubeconfig
@@ -166,6 +167,20 @@ async def test_an_agents_first_call_waits_for_its_tunnel(rig: Rig, agent: Agent,
             await asyncio.sleep(0)
     answer = await agent.link.call(FETCH, desired_state_service_pb2.FetchDesiredStateRequest(), timeout=10)
     assert answer.hub_uid == agent.uid
+
+
+async def test_a_renewed_certificate_is_not_held_back_by_what_failed_before(
+    rig: Rig, agent: Agent, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    """After many failures the agent waits long; asked to reconnect it dials at once, and the next wait is short again."""
+    monkeypatch.setattr(agent_link.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr(agent_link, "_STEADY_SECONDS", 1e9)
+    agent.link._delay = agent_link._LONGEST_DELAY
+    rig.links.disconnect(agent.uid, "try again")
+    await eventually(lambda: not agent.link.connected, within=5)
+    agent.link.reconnect()
+    await eventually(lambda: agent.link.connected, within=5)
+    assert agent.link._delay == agent_link._FIRST_DELAY
 
 
 async def test_the_newest_tunnel_wins(rig: Rig, agent: Agent, eventually: Any) -> None:

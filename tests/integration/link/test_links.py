@@ -173,7 +173,7 @@ async def test_a_renewed_certificate_is_not_held_back_by_what_failed_before(
     rig: Rig, agent: Agent, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
     """After many failures the agent waits long; asked to reconnect it dials at once, and the next wait is short again."""
-    monkeypatch.setattr(agent_link.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr("services.agent.link.random.uniform", lambda _low, high: high)
     monkeypatch.setattr(agent_link, "_STEADY_SECONDS", 1e9)
     agent.link._delay = agent_link._LONGEST_DELAY
     rig.links.disconnect(agent.uid, "try again")

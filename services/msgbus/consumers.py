@@ -23,7 +23,7 @@ from libs.log import trace
 from libs.run import Life
 from services.msgbus.hub import Hub
 from services.msgbus.pace import Pace
-from services.msgbus.wash import washed
+from services.msgbus.wash import started, washed
 
 LOOK_SECONDS = 2.0  # between two looks for clusters that joined or left
 RELIST_SECONDS = 5.0  # between two requests to one agent to list afresh
@@ -119,6 +119,7 @@ class Consumers:
 
     def _change(self, uid: str, received: Received) -> bool:
         change = received.parse(ObservedChange)
+        started(change)
         shown = washed(change)
         if not shown:
             _REFUSED.labels("IMPOSSIBLE_NAME").inc()
@@ -127,6 +128,7 @@ class Consumers:
 
     def _watermark(self, uid: str, received: Received) -> bool:
         mark = received.parse(Watermark)
+        started(mark)
         return self._hub.mark(uid, mark, fresh=time.time() - mark.time.ToNanoseconds() / 1e9 < FRESH_SECONDS)
 
     async def caught_up(self, seconds: float) -> None:

@@ -19,6 +19,9 @@ Key = tuple[str, str, str, str]  # (group, resource, namespace, name)
 KindKey = tuple[str, str]  # (group, resource)
 RECENT = 20_000  # changes kept for those who resume; a longer absence gets RESYNC
 MOST_OBJECTS = 200_000  # of one cluster
+MOST_BYTES = 256 * 1024 * 1024  # of one cluster's objects, as they came
+MOST_KINDS = 1024  # of one cluster
+_RECENT_BYTES = 128 * 1024 * 1024
 Vector = dict[str, list[str | int]]
 
 
@@ -29,6 +32,11 @@ class Seen:
     cluster_uid: str
     change: ObservedChange
     before: ObservedChange | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept for it."""
+        return self.change.ByteSize() + (self.before.ByteSize() if self.before is not None else 0)
 
 
 @dataclass(slots=True)
@@ -84,12 +92,16 @@ class Marked:
 class View:
     """All clusters' objects."""
 
-    def __init__(self, *, most_objects: int = MOST_OBJECTS, recent: int = RECENT) -> None:
+    def __init__(
+        self, *, most_objects: int = MOST_OBJECTS, most_bytes: int = MOST_BYTES, recent: int = RECENT, recent_bytes: int = _RECENT_BYTES
+    ) -> None:  # fmt: skip
         self._objects: dict[str, dict[str, dict[Key, ObservedChange]]] = {}  # cluster uid → namespace → objects
         self._counts: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
         self._kinds: dict[str, dict[KindKey, KindState]] = {}
         self._order: deque[tuple[KindState, Seen]] = deque()
-        self._most_objects, self._most_recent = most_objects, recent
+        self._most_objects, self._most_bytes = most_objects, most_bytes
+        self._most_recent, self._most_recent_bytes, self._recent_bytes = recent, recent_bytes, 0
         self._heard: dict[str, float] = {}
         self._marked: set[str] = set()
         self._full: set[str] = set()
@@ -103,9 +115,11 @@ class View:
             change: the message.
             shown: False for one whose content cannot be used: it counts, and no more.
         """
-        state = self._kinds.setdefault(cluster_uid, {}).setdefault((change.group, change.resource), KindState())
         self._heard[cluster_uid] = time.monotonic()
         taken = Taken()
+        state = self._kind(cluster_uid, (change.group, change.resource))
+        if state is None:
+            return taken
         if change.epoch == state.epoch and change.counter <= state.counter:
             return taken
         if change.epoch != state.epoch or change.counter != state.counter + 1:
@@ -120,11 +134,21 @@ class View:
             self._remember(state, seen)
         return taken
 
+    def _kind(self, uid: str, kind: KindKey) -> KindState | None:
+        """How far a kind is; None for one too many."""
+        kinds = self._kinds.setdefault(uid, {})
+        found = kinds.get(kind)
+        if found is None and len(kinds) < MOST_KINDS:
+            found = kinds[kind] = KindState()
+        return found
+
     def _remember(self, state: KindState, seen: Seen) -> None:
         state.recent.append(seen)
         self._order.append((state, seen))
-        if len(self._order) > self._most_recent:
+        self._recent_bytes += seen.size
+        while len(self._order) > self._most_recent or self._recent_bytes > self._most_recent_bytes:
             oldest, first = self._order.popleft()
+            self._recent_bytes -= first.size
             if oldest.recent and oldest.recent[0] is first:
                 oldest.recent.popleft()
                 oldest.floor = max(oldest.floor, first.change.counter)
@@ -137,28 +161,33 @@ class View:
             return self._end_listing(uid, state, change)
         key = (change.group, change.resource, change.namespace, change.name)
         if change.verb == ObservedChange.DELETED:
-            if state.listing is not None:
-                state.listing.discard(key)
-            known = self._pop(uid, state, key)
+            known = self._drop(uid, state, key)
             return [Seen(uid, change, known)] if known is not None else []
-        if state.listing is not None:
-            state.listing.add(key)
         return self._put(uid, state, key, change, taken)
 
     def _put(self, uid: str, state: KindState, key: Key, change: ObservedChange, taken: Taken) -> list[Seen]:
-        place = self._objects.setdefault(uid, {}).setdefault(change.namespace, {})
-        known = place.get(key)
-        if known is None:
-            if self._counts.get(uid, 0) >= self._most_objects:
-                taken.full = uid not in self._full
-                self._full.add(uid)
-                return []
-            self._counts[uid] = self._counts.get(uid, 0) + 1
-            state.keys.add(key)
-        place[key] = change
+        known = self._objects.get(uid, {}).get(change.namespace, {}).get(key)
+        size = self._bytes.get(uid, 0) + change.ByteSize() - (known.ByteSize() if known is not None else 0)
+        count = self._counts.get(uid, 0) + (known is None)
+        if count > self._most_objects or size > self._most_bytes:
+            self._drop(uid, state, key)
+            taken.full = uid not in self._full
+            self._full.add(uid)
+            return []
+        self._counts[uid], self._bytes[uid] = count, size
+        state.keys.add(key)
+        if state.listing is not None:
+            state.listing.add(key)
+        self._objects.setdefault(uid, {}).setdefault(change.namespace, {})[key] = change
         if known is not None and known.uid == change.uid and known.resource_version == change.resource_version:
             return []
         return [Seen(uid, change, known)]
+
+    def _drop(self, uid: str, state: KindState, key: Key) -> ObservedChange | None:
+        """Keeps an object no more, nor counts it among those listed."""
+        if state.listing is not None:
+            state.listing.discard(key)
+        return self._pop(uid, state, key)
 
     def _pop(self, uid: str, state: KindState, key: Key) -> ObservedChange | None:
         place = self._objects.get(uid, {}).get(key[2], {})
@@ -166,6 +195,7 @@ class View:
         if known is not None:
             state.keys.discard(key)
             self._counts[uid] -= 1
+            self._bytes[uid] -= known.ByteSize()
             self._full.discard(uid)
             if not place:
                 self._objects[uid].pop(key[2], None)
@@ -189,7 +219,9 @@ class View:
         for m in mark.marks:
             key = (m.group, m.resource)
             named.add(key)
-            state = kinds.setdefault(key, KindState())
+            state = self._kind(cluster_uid, key)
+            if state is None:
+                continue
             state.problem = m.problem
             if m.counter and (state.epoch != mark.epoch or state.counter < m.counter):
                 marked.gap = marked.gap or not state.stale
@@ -251,6 +283,7 @@ class View:
             state.recent.clear()
         self._objects.pop(cluster_uid, None)
         self._counts.pop(cluster_uid, None)
+        self._bytes.pop(cluster_uid, None)
         self._heard.pop(cluster_uid, None)
         self._marked.discard(cluster_uid)
         self._full.discard(cluster_uid)

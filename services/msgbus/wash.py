@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from google.protobuf.internal.containers import ScalarMap
 
-from kubegems.agent.v1.events_pb2 import ObservedChange
+from kubegems.agent.v1.events_pb2 import ObservedChange, Watermark
 from services.msgbus.domain import NEVER
 
 MOST_LABELS = 64
@@ -21,6 +21,8 @@ _ODD = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )  # what hides, turns or breaks text
 _MARKERS = (ObservedChange.LISTING, ObservedChange.LISTED)
+_VERBS = (ObservedChange.ADDED, ObservedChange.MODIFIED, ObservedChange.DELETED)
+_EPOCH = re.compile(r"[A-Za-z0-9-]{1,64}")  # it goes into the resume tokens of all who see the cluster
 
 
 def washed(change: ObservedChange) -> bool:
@@ -31,12 +33,20 @@ def washed(change: ObservedChange) -> bool:
         return False
     if change.verb in _MARKERS:
         return True
+    if change.verb not in _VERBS:
+        return False
     if ".." in change.name or not _OBJECT.fullmatch(change.name) or not _NAMESPACE.fullmatch(change.namespace):
         return False
     change.uid, change.resource_version = escaped(change.uid, 64), escaped(change.resource_version, 64)
     _limit(change.labels, MOST_LABELS, _KEY, _VALUE)
     _limit(change.columns, MOST_COLUMNS, _NAME, LONGEST_COLUMN)
     return True
+
+
+def started(said: ObservedChange | Watermark) -> None:
+    """Refuses what does not say, in the way that agents do, which start of the agent it is of: ValueError."""
+    if not _EPOCH.fullmatch(said.epoch):
+        raise ValueError("impossible epoch")
 
 
 def escaped(text: str, longest: int) -> str:

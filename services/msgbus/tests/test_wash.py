@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
 from kubegems.agent.v1.events_pb2 import ObservedChange
+from kubegems.messages.v1.event_pb2 import Change
+from libs.clock import new_id
+from services.msgbus.domain import Grants, Selection, Selector
+from services.msgbus.hub import Hub, Subscription
 from services.msgbus.pace import Pace
-from services.msgbus.view import View
-from services.msgbus.wash import LONGEST_COLUMN, MOST_LABELS, escaped, washed
+from services.msgbus.subscriber import Queue
+from services.msgbus.view import MOST_KINDS, View
+from services.msgbus.wash import LONGEST_COLUMN, MOST_LABELS, escaped, started, washed
 
 
 def change(**values: object) -> ObservedChange:
@@ -63,6 +69,49 @@ def test_a_cluster_cannot_fill_the_memory() -> None:
     assert (view.count("c"), told.count(True)) == (3, 1)
     assert view.take("c", change(epoch="e", counter=9, name="p1", verb=ObservedChange.DELETED)).seen
     assert view.take("c", change(epoch="e", counter=10, name="p9")).seen
+
+
+def test_what_is_kept_of_a_cluster_is_bounded_in_bytes_and_kinds_too() -> None:
+    """Large objects are left out, known ones that grow as well; names of kinds and places that are made up cost nothing."""
+    view = View(most_bytes=3000, recent_bytes=5000)
+    big = {"message": "x" * 1000}
+    for i in range(9):
+        view.take("c", change(epoch="e", counter=1 + i, name=f"p{i}", columns=big))
+    assert view.count("c") == 2
+    assert view.take("c", change(epoch="e", counter=10, name="p1", columns={"message": "x" * 2000})).full
+    assert view.count("c") == 1
+    for i in range(3000):
+        view.take("d", change(epoch="e", counter=1, resource=f"r{i}", verb=ObservedChange.LISTING))
+        view.take("c", change(epoch="e", counter=11 + i, name="p", namespace=f"n{i}", columns=big | {"more": "x" * 2000}))
+    assert len(view.vector(lambda uid, _kind: uid == "d")) == MOST_KINDS
+    assert len(view._objects["c"]) == 1
+    for i in range(100):
+        view.take("c", change(epoch="e", counter=4000 + i, name="p0", resource_version=str(i), columns=big))
+    assert sum(seen.size for _, seen in view._order) <= 5000
+
+
+def test_nothing_that_a_cluster_can_say_stops_the_reader() -> None:
+    """Verbs that there are not, made-up kinds, times and names: each is taken or refused, whoever listens."""
+    rng, hub = random.Random(7), Hub(View())
+    listener = Subscription(user="admin", selection=Selection((Selector(labels=frozenset({("a", "b")})), Selector())), queue=Queue(50))
+    hub.add(listener)
+    hub.regrant(listener, Grants(everything=True))
+    for counter in range(2000):
+        said = change(
+            epoch="e", counter=counter + rng.randrange(3), verb=rng.choice([*range(7), 99, -1]), name=rng.choice(["a", "b", ".."]),
+            resource=rng.choice(["pods", "a/b", "services"]), labels=rng.choice([{}, {"a": "b"}]), resource_version=str(rng.random()),
+        )  # fmt: skip
+        hub.take("c", said, shown=washed(said))
+    assert {item.shown for item in listener.queue.now() if item.is_change} <= {Change.ADDED, Change.MODIFIED, Change.DELETED}
+    assert hub.view.count("c")
+
+
+@pytest.mark.parametrize("epoch", ["", "e" * 65, "a/b", "e\n"])
+def test_an_impossible_start_of_an_agent_is_refused(epoch: str) -> None:
+    """Or a cluster's lie would stand in everybody's resume tokens, and make them too large."""
+    started(change(epoch=new_id().hex))
+    with pytest.raises(ValueError, match="epoch"):
+        started(change(epoch=epoch))
 
 
 async def test_a_flooding_cluster_is_read_later() -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from libs.faults import Fault
+from libs.faults import DeadlineExceeded, Fault
 from libs.rest import errors
 from libs.rest.encode import to_json
 
@@ -22,6 +22,8 @@ FLUSH_SECONDS = 0.01  # at least that long between two writes of a busy stream; 
 _GRACE_SECONDS = 0.25  # an answer that fails at once is an HTTP error, not a stream with an error in it
 _WAITING = 500  # items between the call and the client's socket; a full box holds the call back
 _BATCH = 250  # items of a write
+_WAITING_BYTES = 4 * 1024 * 1024  # the same two bounds for large items, as they are encoded before they are JSON
+_BATCH_BYTES = 512 * 1024
 _RESUME = "resume_token"
 Encode = Callable[[Any], bytes]
 
@@ -60,6 +62,7 @@ class _Box:
 
     def __init__(self) -> None:
         self.items: list[Any] = []
+        self.held = 0  # bytes of them
         self.mark = _WAITING  # so many are more than enough
         self.ended = False
         self.fault: Fault | None = None
@@ -81,7 +84,7 @@ class _Box:
         """The mark is reached: who waits is told; whether there is room for more."""
         self.mark = _WAITING
         _wake(self._enough)
-        return len(self.items) < _WAITING
+        return len(self.items) < _WAITING and self.held < _WAITING_BYTES
 
     def end(self, fault: Fault | None) -> None:
         """Nothing more comes."""
@@ -103,11 +106,25 @@ class _Box:
 
     def take(self) -> list[Any]:
         """As many as a write may hold."""
-        taken = self.items[:_BATCH]
-        del self.items[:_BATCH]
-        if self._room is not None and len(self.items) <= _WAITING // 2:
+        count = _BATCH if self.held <= _BATCH_BYTES else self._fitting()
+        taken = self.items[:count]
+        del self.items[:count]
+        self.held = self.held - sum(map(_size, taken)) if self.items else 0
+        if self._room is not None and len(self.items) <= _WAITING // 2 and self.held <= _WAITING_BYTES // 2:
             _wake(self._room)
         return taken
+
+    def _fitting(self) -> int:
+        size = 0
+        for count, item in enumerate(self.items[:_BATCH]):
+            size += _size(item)
+            if size > _BATCH_BYTES:
+                return max(1, count)
+        return _BATCH
+
+
+def _size(item: Any) -> int:
+    return len(item) if isinstance(item, bytes) else item.ByteSize()
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -139,10 +156,10 @@ async def chunks(
         while not box.over:
             await _ready(box, flushed)
             found = framed([response_class.FromString(m) if isinstance(m, bytes) else m for m in box.take()])
-            if box.over and box.fault is not None:
-                found += form.fault(box.fault, request_id)
             yield found or (b"" if box.over else form.keep_alive)
             flushed = time.monotonic()
+        if box.fault is not None:  # behind the loop, since it may have come while the last batch was written
+            yield form.fault(box.fault, request_id)
     finally:
         pump.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -157,10 +174,15 @@ async def _pump(items: AsyncGenerator[Any, None], box: _Box) -> None:
             async for yielded in items:
                 for item in yielded if isinstance(yielded, list) else (yielded,):
                     waiting.append(item)
-                    if len(waiting) >= box.mark and not box.reached():
+                    box.held += _size(item) if item is not None else 0
+                    if (len(waiting) >= box.mark or box.held >= _WAITING_BYTES) and not box.reached():
                         await box.room()
     except Fault as error:
         fault = error
+    except asyncio.CancelledError:
+        if cast("asyncio.Task[None]", asyncio.current_task()).cancelling():
+            raise
+        fault = DeadlineExceeded("the stream's time is up")  # which it was while a slow client was waited for, outside of the call
     finally:
         box.end(fault)
 

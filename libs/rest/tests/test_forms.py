@@ -8,18 +8,22 @@ import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
 from google.api import annotations_pb2, http_pb2
+from prometheus_client import CollectorRegistry
 
+from libs.faults import Exhausted
 from libs.rest import streams
 from libs.rest.binding import bindings
 from libs.rest.cors import Cors
 from libs.rest.tests.library import LIBRARY, RPCS, UPLOAD_BYTES, Book, Served, served
-from libs.rpc import Refused
+from libs.rpc import Call, Pipeline, Refused
 from libs.rpc.registry import bind
+from libs.rpc.tests.doubles import Users
 
 BOOK = "/v1/shelves/1/books/2"
 
@@ -306,6 +310,68 @@ async def test_a_client_that_does_not_read_holds_the_call_back() -> None:
         for _ in range(4):
             await anext(running)
         assert 1000 <= made < 1550, made
+
+
+async def test_large_items_hold_the_call_back_by_their_bytes() -> None:
+    """A client that does not read costs a few MiB and not five hundred of whatever comes; a write holds what fits, at least one."""
+    made = 0
+
+    async def items() -> AsyncIterator[Any]:
+        nonlocal made
+        yield None
+        for number in range(40):
+            made += 1
+            yield Book(pages=number + 1, name="x" * 300_000).SerializeToString()
+
+    async with aclosing(streams.chunks(items(), Book, streams.NDJSON_FORM)) as running:  # type: ignore[arg-type]
+        assert await anext(running) == b""
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert made < 20, made
+        writes = [chunk async for chunk in running]
+    assert {chunk.count(b"\n") for chunk in writes} == {1}
+    assert [json.loads(chunk)["pages"] for chunk in writes] == [str(number) for number in range(1, 41)]
+
+
+async def test_a_fault_behind_a_write_is_told() -> None:
+    """A call that fails while its last item is on its way to the client does not look like one that ended well."""
+    failing = asyncio.Event()
+
+    async def items() -> AsyncIterator[Any]:
+        yield None
+        yield _book(1)
+        await failing.wait()
+        raise Exhausted("enough")
+
+    found = b""
+    async with aclosing(streams.chunks(items(), Book, streams.NDJSON_FORM)) as running:  # type: ignore[arg-type]
+        async for chunk in running:
+            found += chunk
+            if chunk:
+                failing.set()
+                for _ in range(5):
+                    await asyncio.sleep(0)
+    assert [next(iter(json.loads(line))) for line in found.splitlines()] == ["pages", "error"]
+
+
+async def test_time_that_is_up_while_the_client_does_not_read_is_told(shop: Served) -> None:
+    """A stream's deadline ends it by a fault wherever it waits: here the box is full, and the call itself stands still."""
+    method = next(m for m in shop.pipeline.methods if m.path.endswith("/Tail"))
+
+    async def endless(_request: Any, _call: Any) -> AsyncIterator[Any]:
+        while True:
+            yield [_book(number) for number in range(1000)]
+
+    tail = replace(method, handler=endless)
+    pipeline = Pipeline([tail], authenticate=Users(), registry=CollectorRegistry())
+    call = Call(tail, credential="admin", timeout=0.2)
+    items = pipeline.stream(call, tail.request_class(name="shelves/1/books/2"), announce=True)
+    async with aclosing(streams.chunks(items, Book, streams.NDJSON_FORM)) as running:
+        await anext(running)
+        pump = next(task for task in asyncio.all_tasks() if task.get_name() == "rest stream")
+        await asyncio.wait([pump], timeout=5)
+        lines = b"".join([chunk async for chunk in running]).splitlines()
+    assert json.loads(lines[-1])["error"]["status"] == "DEADLINE_EXCEEDED"
 
 
 def _book(number: int) -> Any:

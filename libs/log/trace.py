@@ -84,8 +84,10 @@ class _Carried:
 
     def __enter__(self) -> Span:
         before = _context_of(self._parent) if self._parent else otel.get_current_span().get_span_context()
-        trace_id = before.trace_id if before is not None and before.is_valid else _IDS.generate_trace_id()
-        made = NonRecordingSpan(SpanContext(trace_id, _IDS.generate_span_id(), is_remote=False, trace_flags=_SAMPLED))
+        if before is None or not before.is_valid:
+            before = SpanContext(_IDS.generate_trace_id(), otel.INVALID_SPAN_ID, is_remote=False, trace_flags=_SAMPLED)
+        own = SpanContext(before.trace_id, _IDS.generate_span_id(), is_remote=False, trace_flags=before.trace_flags)
+        made = NonRecordingSpan(own)
         self._token = attach(set_span_in_context(made))
         return made
 

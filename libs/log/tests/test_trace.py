@@ -40,6 +40,15 @@ def test_a_trusted_caller_is_followed_and_an_untrusted_one_is_not() -> None:
         assert trace.current_trace_id() != _FAR[3:35]
 
 
+@pytest.mark.parametrize("sampled", [0, 1])
+def test_whether_a_trace_is_sampled_is_its_beginners_choice(sampled: int) -> None:
+    """Who is called must not export a trace that the caller left out, nor leave out one that it exports."""
+    with trace.span("served", parent=f"{_FAR[:-2]}0{sampled}"), trace.span("inner"):
+        assert int(trace.traceparent()[-2:], 16) & 1 == sampled
+    with trace.span("begun"):
+        assert int(trace.traceparent()[-2:], 16) & 1
+
+
 @pytest.mark.parametrize("parent", ["", "nonsense", "00-" + "0" * 32 + "-b7ad6b7169203331-01", _FAR.upper()])
 def test_a_malformed_parent_starts_a_trace(parent: str) -> None:
     """Never an error, never an invalid id."""

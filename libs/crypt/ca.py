@@ -209,6 +209,11 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 def write_private(path: Path, content: str) -> None:
     """Writes a file that only its owner can read, replacing an old one at once."""
+    write(path, content, mode=0o600)
+
+
+def write(path: Path, content: str, *, mode: int) -> None:
+    """Writes a file, replacing an old one at once: whenever this is cut off, there is the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".new")
     temporary.unlink(missing_ok=True)
@@ -216,6 +221,7 @@ def write_private(path: Path, content: str) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(content)
         file.flush()
+        os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     temporary.replace(path)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from libs.audit import Auditor
 from libs.audit.entry import Entry
 from libs.clock import SystemClock
+from libs.faults import Fault
 from libs.pg import Database
 
 
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         asyncio.run(mark(args.database_url_file.read_text().strip()))
-    except (ValueError, OSError) as error:
+    except (Fault, ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
     sys.stdout.write("certificates issued until now are good for a renewal; start the gateway\n")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from libs.clock import Clock, SystemClock
 from libs.crypt import ca
+from libs.faults import Fault
 from libs.pg import Database
 from services.gateway.fleet import certificates_store
 
@@ -45,9 +46,12 @@ class Files:
 
 
 def begin(files: Files, clock: Clock) -> str:
-    """Makes the next CA and trusts it too; raises NotNow in the middle of a rotation."""
+    """Makes the next CA and trusts it too; raises NotNow in the middle of a rotation.
+
+    A next key whose certificate nobody was told of is from a run that was cut off: it is made anew.
+    """
     authority = files.authority()
-    if files.next_key.exists() or len(ca.certificates(authority.bundle)) > 1:
+    if len(ca.certificates(authority.bundle)) > 1:
         raise NotNow("a rotation is under way: `switch` or `retire` comes next")
     new, pair = _new(clock)
     ca.write_private(files.next_key, pair.key)
@@ -57,9 +61,9 @@ def begin(files: Files, clock: Clock) -> str:
 
 def switch(files: Files) -> str:
     """Lets the next CA issue; raises NotNow without one."""
-    if not files.next_key.exists():
-        raise NotNow("there is no next CA: `begin` comes first")
     old = files.authority()
+    if not files.next_key.exists() or len(ca.certificates(old.bundle)) == 1:
+        raise NotNow("there is no next CA: `begin` comes first")
     new = ca.Authority.load(files.bundle, files.next_key)
     files.next_key.replace(files.key)
     _write(files.bundle, new.certificate + old.certificate)
@@ -69,10 +73,10 @@ def switch(files: Files) -> str:
 def retire(files: Files) -> str:
     """Trusts only the CA that issues; raises NotNow when there is no other, or the other is still to issue."""
     authority = files.authority()
-    if files.next_key.exists():
-        raise NotNow("the new CA does not issue yet: `switch` comes first")
     if len(ca.certificates(authority.bundle)) == 1:
         raise NotNow("there is no other CA: `begin` comes first")
+    if files.next_key.exists():
+        raise NotNow("the new CA does not issue yet: `switch` comes first")
     _write(files.bundle, authority.certificate)
     return f"only CA {authority.fingerprint} is trusted"
 
@@ -107,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         sys.stdout.write(asyncio.run(_step(args, Files(args.ca_file, args.ca_key_file))) + "\n")
-    except (NotNow, ValueError, OSError) as error:
+    except (Fault, NotNow, ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
 
 
@@ -132,11 +136,8 @@ def _new(clock: Clock) -> tuple[ca.Authority, ca.Pair]:
 
 
 def _write(path: Path, content: str) -> None:
-    """Replaces a file that all may read at once."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(content)
-    temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
-    temporary.replace(path)
+    """Replaces a file that others may read."""
+    ca.write(path, content, mode=path.stat().st_mode & 0o777 if path.exists() else 0o644)
 
 
 if __name__ == "__main__":

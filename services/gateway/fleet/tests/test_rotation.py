@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,6 +56,35 @@ def test_steps_out_of_turn_change_nothing(files: Files) -> None:
     with pytest.raises(NotNow, match="switch"):
         rotation.retire(files)
     assert {path.name: path.read_bytes() for path in files.key.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("step", ["begin", "switch", "retire"])
+def test_a_step_that_was_cut_off_is_taken_up_again(files: Files, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off before each file that it replaces; the hub has a CA that issues and is trusted, and the steps go on to the end."""
+    old = files.authority().fingerprint
+    steps = {
+        "begin": lambda: rotation.begin(files, CLOCK),
+        "switch": lambda: rotation.switch(files),
+        "retire": lambda: rotation.retire(files),
+    }
+    for name in ("begin", "switch", "retire"):
+        if name == step:
+            with monkeypatch.context() as patched:
+                patched.setattr(rotation, "_write", _cut_off)
+                with pytest.raises(InterruptedError):
+                    steps[name]()
+            files.authority()
+            with contextlib.suppress(NotNow):  # a switch that was cut off has switched
+                steps[name]()
+        else:
+            steps[name]()
+    assert files.authority().fingerprint != old
+    assert len(ca.certificates(files.bundle.read_text())) == 1
+    assert not files.next_key.exists()
+
+
+def _cut_off(*_: object) -> None:
+    raise InterruptedError("planted")
 
 
 def test_a_lost_ca_leaves_no_trust(files: Files) -> None:

@@ -36,10 +36,14 @@ async def get(tx: Tx, serial: str) -> Record | None:
 
 
 async def adopt(tx: Tx, serial: str, cluster_uid: str, issued: datetime, expires: datetime) -> None:
-    """Keeps a certificate that this hub issued after the backup that its database was restored from."""
+    """Keeps a certificate that this hub issued after the backup that its database was restored from.
+
+    Not one from before the cluster joined anew: that revoked it, although its row was not there to be marked.
+    """
     await tx.execute(
         "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) SELECT $1, c.uid, $3, $4 FROM fleet.clusters c, fleet.hub h"
-        " WHERE c.uid::text = $2 AND h.restored >= $3 ON CONFLICT DO NOTHING",
+        " WHERE c.uid::text = $2 AND h.restored >= $3"
+        " AND NOT EXISTS (SELECT FROM fleet.join_tokens j WHERE j.cluster_uid = c.uid AND j.used >= $3) ON CONFLICT DO NOTHING",
         serial, cluster_uid, issued, expires,
     )  # fmt: skip
 

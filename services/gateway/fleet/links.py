@@ -88,13 +88,10 @@ class LinkKeeper:
             await self._offline(tx, "c.holder = $1", self._gateway)
 
     async def number(self) -> int:
-        """The next tunnel's number: it rises over all gateways, and after the database was restored from a backup too."""
+        """The next tunnel's number: it rises over all gateways, after a restore from a backup and when the clock goes back too."""
         async with self._database.transaction() as tx:
-            return int(
-                await tx.value(
-                    "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint * 4096 + nextval('fleet.tunnel_numbers') % 4096"
-                )
-            )
+            await tx.execute("SELECT pg_advisory_xact_lock(hashtextextended('fleet tunnel numbers', 0))")
+            return int(await tx.value(_NUMBER))
 
     async def changed(self, uid: str, online: bool, version: str = "", number: int = 0) -> None:  # noqa: FBT001 -- the tunnel's callback
         """A tunnel came or went; nothing when a newer one is known."""
@@ -122,6 +119,10 @@ async def _tell(tx: Tx, uid: UUID, name: str, *, online: bool) -> None:
     await outbox.publish(tx, _SCHEMA, subjects.platform("fleet", "link-changed"), event)
 
 
+_NUMBER = """
+SELECT setval('fleet.tunnel_numbers', greatest(nextval('fleet.tunnel_numbers'),
+                                               (extract(epoch FROM clock_timestamp()) * 1000)::bigint * 4096))
+"""
 _CHANGED = """
 WITH before AS (SELECT uid, online, agent_version FROM fleet.clusters WHERE uid = $1 FOR NO KEY UPDATE)
 UPDATE fleet.clusters c SET online = $2, joined = c.joined OR $2, seen = $4, tunnel = $5, holder = CASE WHEN $2 THEN $6 ELSE c.holder END,

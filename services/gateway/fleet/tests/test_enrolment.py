@@ -198,6 +198,21 @@ async def test_a_restored_database_takes_what_was_issued_after_its_backup(house:
         await house.sql("UPDATE fleet.hub SET restored = NULL RETURNING 1")
 
 
+async def test_joining_anew_revokes_what_a_restored_database_has_forgotten(house: House) -> None:
+    """A certificate whose row was lost with the restore cannot be marked as revoked, and is out all the same."""
+    cluster, uid = await house.cluster(online=False)
+    key, uri = ca.new_key(), f"spiffe://kubegems/cluster/{uid}"
+    stolen = house.ca.sign_request(ca.request(key, "x"), "x", now=house.clock.now(), lifetime=timedelta(days=1), uri=uri)
+    house.clock.advance(timedelta(minutes=1))
+    await house.sql("UPDATE fleet.hub SET restored = $1 RETURNING 1", house.clock.now())
+    try:
+        await _enrol(house, (await _token(house, cluster)).token, ca.new_key())
+        with refused("RENEWAL_REFUSED"):
+            await _renew(house, stolen, key, ca.new_key())
+    finally:
+        await house.sql("UPDATE fleet.hub SET restored = NULL RETURNING 1")
+
+
 async def test_a_removed_clusters_certificates_are_refused(house: House) -> None:
     """No renewal, no link, and the link is cut after the commit; the name added again is another cluster."""
     cluster, uid = await house.cluster(online=False)

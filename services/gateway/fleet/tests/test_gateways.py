@@ -51,6 +51,19 @@ async def test_the_newest_tunnel_counts_whoever_tells_of_it_and_when(house: Hous
     assert await _told(house, uid) == [True, False]
 
 
+async def test_numbers_rise_although_the_databases_clock_went_back(house: House) -> None:
+    """Else an agent that comes back would be put out, and shown as offline, until the clock has caught up."""
+    keeper = _keeper(house)
+    ahead = await keeper.number() + 3_600_000 * 4096
+    (row,) = await house.sql("SELECT last_value FROM fleet.tunnel_numbers")
+    try:
+        await house.sql("SELECT setval('fleet.tunnel_numbers', $1)", ahead)
+        made = await asyncio.gather(*(_keeper(house).number() for _ in range(20)))
+        assert sorted(made) == list(range(ahead + 1, ahead + 21))
+    finally:
+        await house.sql("SELECT setval('fleet.tunnel_numbers', $1)", row["last_value"])
+
+
 async def test_a_gateway_that_starts_leaves_the_others_clusters_online(house: House) -> None:
     """Also when it looks for dead ones, as long as the other shows itself."""
     _, uid = await house.cluster(online=False)

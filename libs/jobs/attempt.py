@@ -51,6 +51,8 @@ class Attempt:
             return self._failed(str(fault), Reason.BAD_PAYLOAD)
         except Fault as fault:  # who could tell is away: that is no attempt
             return self.outcome(State.QUEUED, error=f"rights are not known: {fault}", after=_SOON, counted=False)
+        except Exception as error:  # noqa: BLE001 -- as below: an outcome, not a lost job
+            return self._crashed(error)
         return await self._tried(payload)
 
     async def _tried(self, payload: Message) -> Outcome:  # noqa: PLR0911 -- one line per way an attempt can end
@@ -69,8 +71,11 @@ class Attempt:
                 return self.retry(str(fault), fault.retry_after)
             return self._failed(str(fault), Reason.NOT_RETRYABLE)
         except Exception as error:  # noqa: BLE001 -- a handler's mistake must end as an outcome, not as a lost job
-            _log.error("job.crashed", job=self._job.name, kind=self._job.kind, exc_info=error)
-            return self.retry("internal error", None)
+            return self._crashed(error)
+
+    def _crashed(self, error: Exception) -> Outcome:
+        _log.error("job.crashed", job=self._job.name, kind=self._job.kind, exc_info=error)
+        return self.retry("internal error", None)
 
     async def _work(self, payload: Message) -> Mapping[str, Any] | None:
         if self._kind.steps:

@@ -87,9 +87,10 @@ async def give_back(tx: Tx, tickets: Sequence[Ticket], known: Sequence[str]) -> 
 
 
 _HOLD = """
-UPDATE jobs.jobs j SET lease_time = jobs.clock() + $3::interval
-  FROM unnest($1::uuid[], $2::bigint[]) AS h (id, fence)
- WHERE j.id = ANY($1) AND j.id = h.id AND j.fence = h.fence AND j.state = 'RUNNING'
+WITH ours AS MATERIALIZED (
+    SELECT h.id FROM (SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS e (id, fence) ORDER BY id) AS h
+     CROSS JOIN LATERAL (SELECT 1 FROM jobs.jobs j WHERE j.id = h.id AND j.fence = h.fence AND j.state = 'RUNNING' FOR UPDATE) AS l)
+UPDATE jobs.jobs j SET lease_time = jobs.clock() + $3::interval FROM ours h WHERE j.id = h.id
 RETURNING j.id, j.cancel
 """
 
@@ -113,10 +114,13 @@ class Report:
 
 
 _PROGRESS = f"""
+WITH ours AS MATERIALIZED (
+    SELECT p.* FROM (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[])
+       AS e (id, fence, percent, message, step, lines) ORDER BY id) AS p
+     CROSS JOIN LATERAL (SELECT 1 FROM jobs.jobs j WHERE j.id = p.id AND j.fence = p.fence AND j.state = 'RUNNING' FOR UPDATE) AS l)
 UPDATE jobs.jobs j SET percent = p.percent, message = p.message, step = p.step,
        log = CASE WHEN p.lines = '' THEN j.log ELSE string_to_array(p.lines, E'\\n') END
-  FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[]) AS p (id, fence, percent, message, step, lines)
- WHERE j.id = ANY($1) AND j.id = p.id AND j.fence = p.fence AND j.state = 'RUNNING'
+  FROM ours p WHERE j.id = p.id
 RETURNING {COLUMNS_OF_J}
 """
 
@@ -192,7 +196,7 @@ async def finish(tx: Tx, outcomes: Sequence[Outcome]) -> dict[uuid.UUID, State]:
     ids = [report.job.id for report in reports]
     found = await tx.rows(
         _FINISH, ids, [r.job.fence for r in reports], [o.state.value for o in outcomes],
-        [None if o.result is None else dict(o.result) for o in outcomes], [o.error[:2000] for o in outcomes],
+        [None if o.result is None else dict(o.result) for o in outcomes], [rows.storable(o.error)[:2000] for o in outcomes],
         [o.reason for o in outcomes], [o.after for o in outcomes], [o.counted for o in outcomes], [r.percent for r in reports],
         [r.message for r in reports], [r.step for r in reports], ["\n".join(r.log) for r in reports], [o.keep for o in outcomes],
         [o.keep_result for o in outcomes], [r.job.attempts for r in reports],

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from libs.jobs import claims
+from libs.jobs import claims, rows
 from libs.jobs.claims import Report
 from libs.jobs.domain import Job, LeaseLost
 from libs.pg import Database, Tx
@@ -41,12 +41,12 @@ class Context:
     def progress(self, percent: int, message: str) -> None:
         """Tells how far it is: percent (0 to 100) and a sentence for people. Written within a fraction of a second."""
         self.report.percent = max(0, min(percent, 100))
-        self.report.message = _clean(message)[:500]
+        self.report.message = rows.storable(message)[:500]
         self.dirty = True
 
     def log(self, line: str) -> None:
         """Adds a line to the log, whose last 50 lines are kept and streamed. No secrets."""
-        for part in _clean(line).splitlines() or [""]:
+        for part in rows.storable(line).splitlines() or [""]:
             self.report.log.append(part[:LINE_CHARACTERS])
             self.report.new_lines.append(part[:LINE_CHARACTERS])
         del self.report.log[:-TAIL_LINES]
@@ -85,6 +85,15 @@ class Context:
         self.report.step = step
         self.dirty = True
 
+    def take_report(self) -> Report:
+        """How far it is and the lines since last time; the engine's."""
+        report = self.report
+        taken = Report(report.job, report.percent, report.message, report.step, list(report.log), report.new_lines)
+        report.new_lines, self.dirty = [], False
+        return taken
 
-def _clean(text: str) -> str:
-    return text.replace("\x00", "")
+    def give_back(self, report: Report) -> None:
+        """What was taken was not written."""
+        self.report.new_lines[:0] = report.new_lines
+        del self.report.new_lines[:-TAIL_LINES]
+        self.dirty = True

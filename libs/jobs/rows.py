@@ -31,6 +31,11 @@ def job(row: Record) -> Job:
     return Job._make((*row[:4], STATES[row[4]], *row[5 : len(_NAMES)]))
 
 
+def storable(text: str) -> str:
+    """Words of a handler, or of a program that it ran, as PostgreSQL and a message can carry them."""
+    return text.replace("\x00", "").encode(errors="replace").decode()
+
+
 async def moved(tx: Tx, jobs: Sequence[Job], lines: Mapping[object, Sequence[str]] | None = None) -> None:
     """Tells of moves in the transaction that made them.
 

@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import gc
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 from kubegems.jobs.v1 import events_pb2
@@ -26,6 +25,7 @@ from libs.jobs.claims import Claimed, Outcome
 from libs.jobs.context import Context
 from libs.jobs.domain import Job, Kind, LeaseLost, Reason, State
 from libs.jobs.ending import Ending
+from libs.jobs.running import Running
 from libs.jobs.tickets import Ticket
 from libs.log import trace
 from libs.pg import Database
@@ -40,43 +40,6 @@ _WATCH_SECONDS = 0.1
 _GC = (50_000, 20, 50)
 _CLAIMS = 2  # statements at a time: while they run, messages gather for the next
 _log = log.get("libs.jobs")
-
-
-@dataclass(eq=False, slots=True)
-class Running:
-    """A job that we hold.
-
-    Attributes:
-        stop: why its task is cancelled: `cancel`, `drain`, `late`, `lost`; empty while it runs.
-        asked: loop time at which it was asked to stop.
-        begun: loop time at which it began.
-        ending: its outcome is on its way.
-        ended: for who waits for its end.
-    """
-
-    context: Context
-    kind: Kind
-    begun: float
-    task: asyncio.Task[None] | None = None
-    stop: str = ""
-    asked: float = 0.0
-    ending: bool = False
-    ended: list[asyncio.Future[None]] = field(default_factory=list)
-
-    def ask(self, why: str, now: float) -> None:
-        """Cancels the task, once; a lost lease goes over everything else."""
-        if self.stop and why != "lost":
-            return
-        self.stop, self.asked = why, self.asked or now
-        self.context.cancel_requested = self.context.cancel_requested or why == "cancel"
-        if self.task is not None:
-            self.task.cancel()
-
-    def end(self) -> asyncio.Future[None]:
-        """Done when the job is no longer ours."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.ended.append(future)
-        return future
 
 
 def collect_seldom() -> None:
@@ -132,7 +95,9 @@ class Runner:
             claiming = asyncio.Semaphore(_CLAIMS - 1)
             async with contextlib.aclosing(bus.tickets(streams.JOBS.name, durable=DURABLE, room=self._room, ack_wait=_ACK_WAIT)) as pages:
                 async for page in pages:
-                    group.create_task(self._receive(page, claiming), name="job messages")
+                    good, asked = await self._read(page)
+                    self._taken += len(asked)  # before anybody looks for room again
+                    group.create_task(self._receive(good, asked, claiming), name="job messages")
                     await claiming.acquire()
 
     async def _room(self) -> int:
@@ -142,43 +107,53 @@ class Runner:
             await self._freed.wait()
         return room
 
-    async def _receive(self, page: Sequence[Letter], claiming: asyncio.Semaphore) -> None:
-        asked: list[Ticket] = []
+    async def _read(self, page: Sequence[Letter]) -> tuple[list[Letter], list[Ticket]]:
+        """What messages ask for; one that nobody can read must never come again."""
         good: list[Letter] = []
+        asked: list[Ticket] = []
+        for letter in page:
+            try:
+                asked += tickets.parse(letter.data)
+            except ValueError as error:
+                _log.error("job.message_rejected", error=str(error))
+                await letter.term()
+            else:
+                good.append(letter)
+        return good, asked
+
+    async def _receive(self, page: Sequence[Letter], asked: Sequence[Ticket], claiming: asyncio.Semaphore) -> None:
         try:
-            good += [letter for letter in page if await self._read(letter, asked)]
-            self._taken += len(asked)
+            if self._draining:
+                await self._answer(page, lambda letter: letter.again(0))
+                return
             try:
                 await self._take(asked)
-            finally:
-                self._taken -= len(asked)
-                self._freed.set()
-        except Exception as error:  # noqa: BLE001 -- the messages come again; whatever it is, the jobs wait in PostgreSQL
-            _log.warning("job.claim_failed", count=len(asked), error=repr(error))
-            for letter in good:
-                await letter.again(1.0)
-        else:
-            for letter in good:
-                await letter.ack()
+            except Exception as error:  # noqa: BLE001 -- the messages come again; whatever it is, the jobs wait in PostgreSQL
+                _log.warning("job.claim_failed", count=len(asked), error=repr(error))
+                await self._answer(page, lambda letter: letter.again(1.0))
+            else:
+                await self._answer(page, Letter.ack)
         finally:
+            self._give_places(len(asked))
             claiming.release()
 
-    async def _read(self, letter: Letter, asked: list[Ticket]) -> bool:
-        """Adds what a message asks for; False when there is nothing to be done with it any more."""
-        if self._draining:
-            await letter.again(0)
-            return False
-        try:
-            asked += tickets.parse(letter.data)
-        except ValueError as error:
-            _log.error("job.message_rejected", error=str(error))
-            await letter.term()
-            return False
-        return True
+    @staticmethod
+    async def _answer(page: Sequence[Letter], word: Callable[[Letter], Awaitable[None]]) -> None:
+        for letter in page:
+            await word(letter)
+
+    def _give_places(self, count: int) -> None:
+        self._taken -= count
+        self._freed.set()
 
     async def handle(self, dispatch: events_pb2.JobDispatch) -> None:
         """Answers one message and waits for the end of its attempts; for who has no stream."""
-        ends = [running.end() for running in await self._take(tickets.of(dispatch))]
+        asked = tickets.of(dispatch)
+        self._taken += len(asked)
+        try:
+            ends = [running.end() for running in await self._take(asked)]
+        finally:
+            self._give_places(len(asked))
         await asyncio.gather(*ends)
 
     async def _take(self, asked: Sequence[Ticket]) -> list[Running]:
@@ -195,7 +170,7 @@ class Runner:
     def _start(self, claimed: Claimed, now: float) -> Running:
         job = claimed.job
         metrics.LAG.observe(claimed.lag)
-        running = Running(Context(job, self._database), self._kinds[job.kind], now)
+        running = Running(Context(job, self._database), self._kinds[job.kind], now, stop="drain" if self._draining else "")
         self._running[job.id] = running
         if not self._watched:
             self._watched = True
@@ -239,9 +214,10 @@ class Runner:
         """None: there is nothing to write."""
         context, job = running.context, running.context.job
         attempt = Attempt(context, running.kind, self._database, self._allowed)
+        running.entered, asked = True, running.stop
         try:
-            if self._draining:
-                return given_back(context, job)
+            if asked:  # before it began
+                return self._stopped(running, attempt)
             outcome = await attempt.run()
         except Done:
             self._tell(job, State.SUCCEEDED, "")
@@ -280,7 +256,10 @@ class Runner:
             return attempt.outcome(State.CANCELLED, error="cancelled", reason=Reason.CANCELLED)
         if running.stop == "late":
             return attempt.retry(f"took longer than {running.kind.timeout}", None, Reason.TIMEOUT)
-        return given_back(context, job)
+        if running.stop == "drain":
+            return given_back(context, job)
+        _log.error("job.cancelled_itself", job=job.name, kind=job.kind)  # something that it waited for was cancelled
+        return attempt.retry("internal error", None)
 
     def _tell(self, job: Job, state: State | None, error: str) -> None:
         if state is None:
@@ -299,19 +278,14 @@ class Runner:
             news = [running for running in self._running.values() if running.context.dirty and running.begun <= before]
             if not news:
                 continue
+            reports = [running.context.take_report() for running in news]
             try:
-                await self._write_progress(news)
-            except Fault as fault:
-                _log.warning("job.progress_failed", error=str(fault))
-
-    async def _write_progress(self, news: list[Running]) -> None:
-        reports = []
-        for running in news:
-            report = running.context.report
-            reports.append(claims.Report(report.job, report.percent, report.message, report.step, list(report.log), report.new_lines))
-            report.new_lines, running.context.dirty = [], False
-        async with self._database.transaction() as tx:
-            await claims.progress(tx, reports)
+                async with self._database.transaction() as tx:
+                    await claims.progress(tx, reports)
+            except Exception as error:  # noqa: BLE001 -- the worker outlives what a handler has to say
+                _log.warning("job.progress_failed", error=repr(error))
+                for running, report in zip(news, reports, strict=True):
+                    running.context.give_back(report)
 
     async def _beat(self) -> None:
         """Holds the leases. A database that is away is tried again until they must have run out; then the jobs are stopped."""
@@ -326,11 +300,12 @@ class Runner:
                 async with asyncio.timeout(self._heartbeat):
                     await self._hold()
                 held = loop.time()
-            except (Fault, TimeoutError, OSError) as error:
+                async with asyncio.timeout(self._heartbeat):
+                    await self._abandon()
+            except Exception as error:  # noqa: BLE001 -- without a heartbeat all that runs would be lost
                 _log.warning("job.heartbeat_failed", error=repr(error))
                 if loop.time() - held > self._lease.total_seconds():
                     self._stop_all("lost")
-            await self._abandon()
 
     async def _hold(self) -> None:
         running = list(self._running.values())
@@ -378,9 +353,11 @@ class Runner:
         """Takes no more, and gives back what runs: others go on with it at once, and the attempt does not count."""
         self._draining = True
         self._stop_all("drain")
-        if self._running:
-            ends = [running.end() for running in self._running.values()]
-            await asyncio.wait(ends, timeout=DRAIN_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self._running or self._taken:  # a claim that is under way makes jobs ours yet
+                    self._freed.clear()
+                    await self._freed.wait()
         for running in list(self._running.values()):  # does not let itself be stopped: taken from it
             with contextlib.suppress(Fault):
                 await self._take_away(running, given_back(running.context, running.context.job))

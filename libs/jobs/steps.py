@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from libs.jobs import claims
+from libs.jobs import claims, rows
 from libs.jobs.domain import Job, LeaseLost
 from libs.pg import Tx
 
@@ -28,10 +28,10 @@ class Row:
 
 async def of(tx: Tx, job_id: uuid.UUID) -> list[Row]:
     """The steps of a job, in order."""
-    rows = await tx.rows(
+    found = await tx.rows(
         "SELECT name, state, attempts, result, error, start_time, end_time FROM jobs.steps WHERE job = $1 ORDER BY position", job_id
     )
-    return [Row(*row.values()) for row in rows]
+    return [Row(*row.values()) for row in found]
 
 
 _PREPARE = """
@@ -62,7 +62,7 @@ async def end(tx: Tx, job: Job, name: str, *, result: Mapping[str, Any] | None =
     """A step ends, well unless there is an error; LeaseLost when the job is no longer ours."""
     await _held(tx, job)
     state = "SUCCEEDED" if error is None else "FAILED"
-    await tx.execute(_END, job.id, name, state, None if result is None else dict(result), (error or "")[:2000])
+    await tx.execute(_END, job.id, name, state, None if result is None else dict(result), rows.storable(error or "")[:2000])
 
 
 async def _held(tx: Tx, job: Job) -> None:

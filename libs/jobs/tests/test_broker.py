@@ -122,3 +122,32 @@ async def test_a_retry_comes_in_time_however_much_waits(desk: Desk, bus: Bus, mo
         await eventually(done, within=30)
         for task in tasks:
             task.cancel()
+
+
+async def test_a_worker_runs_no_more_at_a_time_than_it_may(desk: Desk, bus: Bus) -> None:
+    """A page of messages has its places before the next is asked for."""
+    at_once, most, done = 0, 0, 0
+
+    async def handler(_context: Context, _payload: Any) -> None:
+        nonlocal at_once, most, done
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        done += 1
+
+    desk.kind(handler)
+    await _orders(desk, 60)
+    dispatcher = Dispatcher(desk.database, bus, desk.known, window=60)
+    assert await dispatcher.once() == 60
+    worker = desk.runner(concurrency=4)
+    task = asyncio.ensure_future(worker.run(bus))
+
+    async def ended() -> None:
+        assert done == 60
+
+    try:
+        await eventually(ended, within=30)
+    finally:
+        task.cancel()
+    assert most == 4

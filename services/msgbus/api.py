@@ -14,7 +14,7 @@ from libs.crypt.box import Box
 from libs.rpc.call import Call
 from services.msgbus import grants as rights
 from services.msgbus import resume, sending
-from services.msgbus.bodies import Bodies
+from services.msgbus.bodies import Bodies, pieces
 from services.msgbus.domain import NoSubscription, Selection, Selector, TooManyStreams, resources, shared
 from services.msgbus.hub import Hub, Subscription
 from services.msgbus.peers import Peers
@@ -68,11 +68,13 @@ class Messages:
             with self._watches.joined(user, call.caller.session, stream):
                 await stream.granted()
                 while True:
-                    pairs = self._pairs(stream, await stream.batch())
-                    if self._bodies is not None:
-                        await self._bodies.add(user, pairs)
-                    for part in sending.parts(subscription, pairs):
-                        yield part
+                    pairs, grants = self._pairs(stream, await stream.batch()), subscription.grants
+                    for some in pieces(pairs):
+                        if self._bodies is not None:
+                            await self._bodies.add(user, some)
+                        for part in sending.parts(subscription, some, grants):
+                            stream.check()  # the session may have ended while another part was being written
+                            yield part
         finally:
             del self._streams[subscription.id]
             self._hub.remove(subscription)
@@ -93,7 +95,7 @@ class Messages:
 
         loop.call_later(TICK_SECONDS, tick)
 
-    def _pairs(self, stream: Stream, items: list[Item]) -> list[tuple[Item, Event]]:
+    def _pairs(self, stream: Stream, items: list[Item]) -> list[sending.Pair]:
         """The items of a batch, or a heartbeat, each with what this subscriber alone is told; a resume token when one is due."""
         token = self._token(stream.subscription) if stream.due() else ""
         pairs = [(item, sending.tail(item, self._hub.view)) for item in items or [_heartbeat(stream.subscription)]]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kubegems.messages.v1.event_pb2 import Event
 from services.msgbus import told
+from services.msgbus.domain import Grants
 from services.msgbus.hub import Subscription
 from services.msgbus.subscriber import Item
 from services.msgbus.view import View
 
+Pair = tuple[Item, Event]  # an event, and what one subscriber alone is told beside it
 _PART_BYTES = 64 * 1024  # about what is under way to a client anyway
 
 
@@ -24,20 +26,19 @@ def tail(item: Item, view: View) -> Event:
     return event
 
 
-def parts(subscription: Subscription, pairs: list[tuple[Item, Event]]) -> Iterator[list[bytes]]:
+def parts(subscription: Subscription, pairs: Sequence[Pair], before: Grants) -> Iterator[list[bytes]]:
     """Items and their tails encoded, as many at once as make one write.
 
-    Each is looked at just before: rights may change while others are being written.
+    Each is looked at just before: rights may have changed since the items were taken out with `before`, and may change while
+    others are being written.
     """
     part: list[bytes] = []
     size = 0
-    cut = False
     for item, own in pairs:
-        if item.place is not None and not subscription.grants.sees(item.place):
-            cut = True
-            continue
-        if cut:  # it would say that all before it was sent
-            own.ClearField("resume_token")
+        if subscription.grants is not before:
+            own.ClearField("resume_token")  # it would say that all before it was sent
+            if _lost(item, before, subscription.grants):
+                continue
         _stamp(own)
         part.append(item.encoded + own.SerializeToString())
         size += len(part[-1])
@@ -46,6 +47,15 @@ def parts(subscription: Subscription, pairs: list[tuple[Item, Event]]) -> Iterat
             part, size = [], 0
     if part:
         yield part
+
+
+def _lost(item: Item, before: Grants, now: Grants) -> bool:
+    """Whether an item may not be sent any more; as for what waits in the queue, jobs and messages are listed again after other rights."""
+    if item.place is not None:
+        return not now.sees(item.place)
+    if item.event.kind == Event.JOB:
+        return before.jobs != now.jobs
+    return item.event.kind == Event.NOTICE and before.audiences != now.audiences
 
 
 def _stamp(event: Event) -> None:

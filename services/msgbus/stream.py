@@ -138,9 +138,10 @@ class Stream:
                         await filled
         except TimeoutError as error:
             raise GrantsSilent("rights cannot be confirmed now; try again") from error
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises what ended the rights."""
         if self._fault is not None:
             raise self._fault
 
@@ -149,7 +150,7 @@ class Stream:
         loop = asyncio.get_running_loop()
         self._deadline = loop.time() + HEARTBEAT_SECONDS
         while True:
-            self._check()
+            self.check()
             before = len(self._present or ())
             items = list(self._some_present(self._present)) if self._present else self.subscription.queue.now()
             if items:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from kubegems.agent.v1.events_pb2 import ObservedChange
 from kubegems.identity.v1.access_service_pb2 import (
     GrantedScope,
     SessionGrants,
@@ -17,17 +18,20 @@ from kubegems.identity.v1.access_service_pb2 import (
     WatchGrantsResponse,
     WatchSessionsResponse,
 )
+from kubegems.jobs.v1.events_pb2 import JobMoved
 from kubegems.messages.v1 import message_service_pb2
 from kubegems.messages.v1.event_pb2 import Change, Event, Freshness
 from libs.crypt.box import Box
 from libs.rpc import call as rpc
-from services.msgbus import api
+from services.msgbus import api, bodies
 from services.msgbus import grants as rights
 from services.msgbus import stream as streaming
 from services.msgbus.api import Messages
 from services.msgbus.bodies import Bodies
 from services.msgbus.domain import Environment, GrantsSilent, SessionEnded, TooManyStreams
 from services.msgbus.hub import Hub
+from services.msgbus.sending import Pair
+from services.msgbus.subscriber import Item
 from services.msgbus.tests.test_hub import ACME, GLOBEX, hub, observed
 
 
@@ -39,9 +43,9 @@ class Gateway:
         self._added = asyncio.Event()
         self._key = ("", "")
 
-    def grant(self, *environments: Environment) -> None:
+    def grant(self, *environments: Environment, jobs: Sequence[str] = ()) -> None:
         scopes = [GrantedScope(name=e.name, cluster=e.cluster, cluster_uid=e.cluster_uid, namespace=e.namespace) for e in environments]
-        self.messages.put_nowait(WatchGrantsResponse(kind=WatchGrantsResponse.SNAPSHOT, scopes=scopes))
+        self.messages.put_nowait(WatchGrantsResponse(kind=WatchGrantsResponse.SNAPSHOT, scopes=scopes, job_scopes=jobs))
 
     async def watch(self) -> AsyncIterator[WatchSessionsResponse]:
         self._added.clear()
@@ -264,3 +268,82 @@ async def test_what_is_sent_tells_how_fresh_it_is(on: Hub, gateway: Gateway) -> 
     assert live.age.ToTimedelta().total_seconds() < 30
     assert all(fresh.HasField("cluster_age") and fresh.cluster_age.ToTimedelta().total_seconds() < 30 for fresh in (shown, live))
     await stream.close()
+
+
+def large(counter: int, name: str) -> ObservedChange:
+    """A change of which few make one write."""
+    found = observed(counter, "acme-shop-dev", name)
+    found.columns["message"] = "x" * 40_000
+    return found
+
+
+async def frozen(on: Hub, messages: Messages) -> Open:
+    """A stream whose reader has stopped after the first of many events that were taken out together."""
+    stream = Open(messages, jobs=True)
+    first = asyncio.create_task(stream.next())
+    while not len(on):
+        await asyncio.sleep(0)
+    for counter in range(3, 9):
+        on.take("c1", large(counter, f"web{counter}"))
+    on.job_moved(JobMoved(name="jobs/1", target=ACME.name))
+    assert (await first).change.object == "web3"
+    return stream
+
+
+async def test_nothing_goes_to_an_ended_session_however_much_was_taken_out_for_it(on: Hub, gateway: Gateway) -> None:
+    """A reader that had stopped gets what was on its way already, then the end."""
+    gateway.grant(ACME)
+    stream = await frozen(on, serve(on, gateway))
+    gateway.messages.put_nowait(WatchGrantsResponse(kind=WatchGrantsResponse.ENDED))
+    while not gateway.messages.empty():
+        await asyncio.sleep(0.01)
+    assert (await stream.next()).change.object == "web4"
+    with pytest.raises(SessionEnded):
+        await stream.next()
+
+
+async def test_what_was_taken_out_is_held_back_when_the_rights_to_it_are_lost(on: Hub, gateway: Gateway) -> None:
+    """Objects and jobs; and no token claims that they were sent."""
+    gateway.grant(ACME, jobs=(ACME.name,))
+    stream = await frozen(on, serve(on, gateway))
+    gateway.grant(GLOBEX)
+    while not gateway.messages.empty():
+        await asyncio.sleep(0.01)
+    assert (await stream.next()).change.object == "web4"
+    after = [await stream.next() for _ in range(3)]
+    assert [(e.kind, e.scope or e.resync.scope) for e in after] == [
+        (Event.SCOPE_REVOKED, ACME.name),
+        (Event.RESYNC, "jobs"),
+        (Event.SNAPSHOT_END, GLOBEX.name),
+    ]
+    await stream.close()
+
+
+async def test_a_cluster_that_does_not_answer_costs_its_own_bodies_alone(
+    on: Hub, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are told as missing in bounded time however many there are, few are in memory at once, and another's come."""
+    monkeypatch.setattr(bodies, "_SECONDS", 1.0)
+    asked = dict.fromkeys(("clusters/local", "clusters/other"), 0)
+
+    async def ask(cluster: str, user: str, path: str) -> tuple[int, bytes]:
+        asked[cluster] += 1
+        if cluster == "clusters/local":
+            await asyncio.Event().wait()
+        return 200, b"{}"
+
+    fetch = Bodies(ask)
+    slow = [_wanting(ACME, "clusters/local", f"web{i}") for i in range(40)]
+    quick = [_wanting(ACME, "clusters/other", "api")]
+    waiting = asyncio.create_task(fetch.add("dev", slow))
+    await asyncio.sleep(0)
+    await fetch.add("dev", quick)
+    await waiting
+    assert {own.change.body_missing for _, own in slow} == {"UNAVAILABLE"}
+    assert (quick[0][1].change.body, asked) == (b"{}", {"clusters/local": bodies.AT_ONCE, "clusters/other": 1})
+    assert [len(some) for some in bodies.pieces(slow)] == [16, 16, 8]
+
+
+def _wanting(environment: Environment, cluster: str, name: str) -> Pair:
+    event = Event(kind=Event.CHANGE, change=Change(verb=Change.ADDED, cluster=cluster, resource="pods", version="v1", object=name))
+    return Item(event, environment.place, bodies=True), Event()

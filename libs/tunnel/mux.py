@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,28 +12,21 @@ from libs.tunnel.carrier import Carrier
 from libs.tunnel.errors import Ended, Lost, ProtocolBroken, Reset, StreamEnded, TooLarge
 from libs.tunnel.frames import COST, CREDIT, DATA, END, EOM, HEADER, OPEN, PING, PONG, RESET, TIMES, U32, Framer
 from libs.tunnel.limits import Limits
+from libs.tunnel.pings import Pings, wall_millis
 from libs.tunnel.stream import Stream
 
 _log = log.get("libs.tunnel")
 _WRITES_PER_TURN = 4
-_LOOK = 0.05
 _LAST_ID = 2**32 - 2
 _TEXT = 256  # bytes of a reset's text
 Accept = Callable[[Stream, bytes], Coroutine[Any, Any, None]]
-
-
-def wall_millis() -> int:
-    """This machine's time, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Mux:
     """One tunnel.
 
     Attributes:
-        rtt: last measured round trip, seconds.
-        peer_ahead_millis: how far the peer's wall clock is ahead of ours, from pings.
-        heard: when something last came, by `time`.
+        pings: what they tell of the peer.
         limits: its bounds.
     """
 
@@ -55,13 +47,10 @@ class Mux:
         self.loop = asyncio.get_running_loop()
         self.time = self.loop.time
         self.limits = limits or Limits()
-        self.rtt = 0.0
-        self.peer_ahead_millis = 0
         self.framer = Framer(self._on_frame, limit=self.limits.frame)
         self._carrier = carrier
         self._accept = accept
         self._name = name
-        self._now_millis = now_millis
         self._streams: dict[int, Stream] = {}
         self._next_id = 1 if odd else 2
         self._peer_parity = 0 if odd else 1
@@ -78,16 +67,14 @@ class Mux:
         self._hello: asyncio.Future[bytes] = self.loop.create_future()
         self._closed: asyncio.Future[None] = self.loop.create_future()
         self._error: Lost | None = None
-        self.heard = self.time()
-        self._ping_due = self.heard + self.limits.ping_every
-        self._ping_timer = self.loop.call_later(self.limits.ping_every, self._tick)
+        self.pings = Pings(self.limits, send=self.control, give_up=self.abort, now_millis=now_millis)
 
     # -- for callers
 
     def hello(self, message: bytes) -> None:
         """Sends our first message, on stream 0."""
         self.control(HEADER.pack(DATA, EOM, 0, len(message)) + message)
-        self.ping()
+        self.pings.ask()
 
     async def greeted(self, within: float) -> bytes:
         """The peer's first message; raises TimeoutError or Lost."""
@@ -132,10 +119,6 @@ class Mux:
         """An open stream by its number."""
         return self._streams.get(number)
 
-    def peer_now_millis(self) -> int:
-        """The peer's wall time, as far as pings tell."""
-        return self._now_millis() + self.peer_ahead_millis
-
     def abort(self, why: str) -> None:
         """Drops the connection and everything on it."""
         if self._error is None:
@@ -170,7 +153,7 @@ class Mux:
 
     def received(self, count: int) -> None:
         """The carrier read `count` bytes into `framer.buffer()`."""
-        self.heard = self.time()
+        self.pings.heard = self.time()
         try:
             self.framer.advance(count)
         except ProtocolBroken as error:
@@ -181,7 +164,7 @@ class Mux:
         if self._error is not None:
             return
         self._error = Lost(f"the tunnel is gone: {why}")
-        self._ping_timer.cancel()
+        self.pings.stop()
         for stream in list(self._streams.values()):
             stream.fail(self._error)
         for task in self._tasks:
@@ -302,7 +285,7 @@ class Mux:
         elif kind == RESET and len(payload) >= U32.size:
             self._on_reset(number, payload)
         elif kind in (PING, PONG) and len(payload) == TIMES.size:
-            self._on_ping(kind, payload)
+            self.pings.got(kind, payload)
         else:
             raise ProtocolBroken(f"frame of type {kind} with {len(payload)} bytes")
 
@@ -368,32 +351,3 @@ class Mux:
         code = U32.unpack_from(payload)[0]
         known = Reset(code) if code in Reset._value2member_map_ else Reset.INTERNAL
         stream.was_reset(known, payload[U32.size :].decode(errors="replace")[:_TEXT])
-
-    # -- pings
-
-    def _tick(self) -> None:
-        now = self.time()
-        late = now - self._ping_due
-        silence = now - self.heard
-        left = self.limits.ping_every + self.limits.ping_timeout - silence
-        if left < 0 and late < self.limits.ping_every:
-            self.abort(f"the peer was silent for {silence:.1f} s")
-            return
-        self.ping()
-        pause = self.limits.ping_every
-        if left >= 0:
-            pause = min(pause, left + _LOOK)  # a silent peer is given up in time, not a ping later
-        self._ping_due = now + pause
-        self._ping_timer = self.loop.call_later(pause, self._tick)
-
-    def ping(self) -> None:
-        """Asks for a sign of life, which also measures the round trip and the peer's clock."""
-        self.control(HEADER.pack(PING, 0, 0, TIMES.size) + TIMES.pack(int(self.time() * 1e9), self._now_millis()))
-
-    def _on_ping(self, kind: int, payload: bytes) -> None:
-        token, millis = TIMES.unpack(payload)
-        if kind == PING:
-            self.control(HEADER.pack(PONG, 0, 0, TIMES.size) + TIMES.pack(token, self._now_millis()))
-            return
-        self.rtt = max(self.time() - token / 1e9, 0.0)
-        self.peer_ahead_millis = int(millis + self.rtt * 500) - self._now_millis()

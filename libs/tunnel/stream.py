@@ -257,7 +257,7 @@ class Stream:
     def _maybe_grow(self) -> None:
         """Doubles the window when half of it was consumed within one round trip: the window is what limits the speed."""
         now = self._mux.time()
-        quick = now - self._epoch_start <= self._mux.rtt
+        quick = now - self._epoch_start <= self._mux.pings.rtt
         self._epoch_bytes, self._epoch_start = 0, now
         if quick and self._window * 2 <= self._limits.window_max and self._mux.may_grow(self._window):
             self._unreturned += self._window

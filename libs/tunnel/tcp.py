@@ -12,7 +12,8 @@ from typing import cast
 from cryptography import x509
 
 from libs.tunnel.limits import KIB, Limits
-from libs.tunnel.mux import Accept, Mux, wall_millis
+from libs.tunnel.mux import Accept, Mux
+from libs.tunnel.pings import wall_millis
 
 ALPN = "kubegems-tunnel/1"
 HANDSHAKE_SECONDS = 10.0

@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError
 from kubegems.agent.v1 import tunnel_pb2
 from libs.crypt import ca
 from libs.tunnel.limits import KIB, MIB, Limits
-from libs.tunnel.mux import Accept, Mux, wall_millis
+from libs.tunnel.mux import Accept, Mux
+from libs.tunnel.pings import wall_millis
 
 PROTOCOL = "kubegems-tunnel.v1"
 PATH = "/tunnel"

@@ -22,7 +22,8 @@ from libs import log
 from libs.faults import Fault, Unavailable
 from libs.rpc.pipeline import Pipeline
 from libs.tunnel import Limits, Lost, Mux, Stream, calls, websocket
-from libs.tunnel.mux import Accept, wall_millis
+from libs.tunnel.mux import Accept
+from libs.tunnel.pings import wall_millis
 from libs.tunnel.tcp import Connection, dial
 from libs.tunnel.websocket import Unproved
 from services.agent.desk import Desk, by_grant, principal_of
@@ -174,7 +175,7 @@ class AgentLink:
 
     def hub_millis(self) -> int:
         """The hub's time, in milliseconds since 1970; our own while no tunnel stands."""
-        return self._mux.peer_now_millis() if self._mux is not None else wall_millis()
+        return self._mux.pings.peer_now_millis() if self._mux is not None else wall_millis()
 
     # -- the loop
 
@@ -246,7 +247,7 @@ class AgentLink:
         try:
             hello = await self._greet(mux)
             book = GrantBook(
-                cluster_uid=self._cluster_uid, session=hello.session, keys=hello.grant_keys, hub_millis=mux.peer_now_millis
+                cluster_uid=self._cluster_uid, session=hello.session, keys=hello.grant_keys, hub_millis=mux.pings.peer_now_millis
             )  # fmt: skip
             desk = Desk(
                 mux, book, pipeline=self._pipeline, proxy=self._proxy, address=self._address, policy=self._policy, on_go_away=left.set
@@ -295,8 +296,8 @@ class AgentLink:
         protocol = next((p for p in self._protocols if p in hello.protocols), 0)
         if not protocol or not hello.session or not hello.hub_uid:
             raise _Unfit("the hub speaks another protocol")
-        if not mux.rtt:
-            mux.peer_ahead_millis = hello.time_millis - wall_millis()
+        if not mux.pings.rtt:
+            mux.pings.peer_ahead_millis = hello.time_millis - wall_millis()
         return hello
 
     async def _stand(self, mux: Mux, session: Session) -> None:

@@ -173,7 +173,9 @@ class Links:
         """What each tunnel tells of itself, by cluster uid."""
         now = self._clock.monotonic()
         return {
-            uid: Measure(t.mux.rtt, t.mux.peer_ahead_millis / 1000, t.mux.time() - t.mux.heard, flapping=self._flaps.seen(uid, now))
+            uid: Measure(
+                t.mux.pings.rtt, t.mux.pings.peer_ahead_millis / 1000, t.mux.time() - t.mux.pings.heard, flapping=self._flaps.seen(uid, now)
+            )
             for uid, t in self._tunnels.items()
         }
 

@@ -10,7 +10,7 @@ from typing import Any
 from kubegems.agent.v1 import inventory_service_pb2, tunnel_pb2
 from libs.crypt.signing import SigningKey
 from libs.tunnel import Limits, Reset
-from libs.tunnel.mux import wall_millis
+from libs.tunnel.pings import wall_millis
 from libs.tunnel.tcp import Connection, listen, server_tls
 from services.gateway.link.grants import Grants
 from tests.integration.link.rig import DEV, GET_INVENTORY, Rig, kubeconfig

@@ -23,7 +23,7 @@ from libs.kube import manifest
 Object = Mapping[str, Any]
 _ACCOUNTS = ("gems-agent", "gems-controller")
 _KINDS = ("clusterroles", "clusterrolebindings", "roles", "rolebindings")
-_KUBERNETES_OWN = "kubernetes.io/bootstrapping"
+_EVERYONES = {f"system:{name}" for name in ("basic-user", "discovery", "public-info-viewer", "service-account-issuer-discovery")}
 _PEOPLE = ("gems:operator", "gems:reader")  # what the controller binds in environments
 _GATE = 'kubernetes_feature_enabled{name="ConstrainedImpersonation"'
 Key = tuple[str, str, str]
@@ -83,12 +83,14 @@ class Doctor:
         return report
 
     def _binding(self, report: Report, key: Key, found: Object, there: Mapping[Key, Object]) -> None:
+        if found["roleRef"]["name"] in _EVERYONES:
+            return
         ours = self._ours.get(key)
         expected = {_subject(s) for s in ours.get("subjects") or ()} if ours and _target(ours) == _target(found) else set()
         role = there.get((found["roleRef"]["kind"], key[1] if found["roleRef"]["kind"] == "Role" else "", found["roleRef"]["name"]), {})
         for subject in found.get("subjects") or ():
             reached = self._reached(subject)
-            if not reached or _subject(subject) in expected or _by_default(found, subject) or self._environments(key, found, subject):
+            if not reached or _subject(subject) in expected or self._environments(key, found, subject):
                 continue
             report.findings.append(f"{_told(key)} gives {reached} {found['roleRef']['kind']} {found['roleRef']['name']}{_power(role)}")
         if key == ("ClusterRoleBinding", "", "gems:platform:admin") and expected:
@@ -116,8 +118,7 @@ class Doctor:
         ours = self._ours.get(key)
         labels = found["metadata"].get("labels") or {}
         if ours is None:
-            parts = [label for label in labels if label.startswith("gems.kubegems.io/aggregate-to-")]
-            if parts and "gems.kubegems.io/aggregate-to-observer" in parts:
+            if "gems.kubegems.io/aggregate-to-observer" in labels:
                 report.findings.append(f"{_told(key)} adds to what the agent watches{_power(found)}")
         elif key[2] == "gems:impersonated":
             for rule in found.get("rules") or ():
@@ -149,12 +150,6 @@ def _target(found: Object) -> tuple[str, str]:
 
 def _subject(subject: Object) -> Key:
     return subject["kind"], subject.get("namespace", ""), subject["name"]
-
-
-def _by_default(found: Object, subject: Object) -> bool:
-    """Whether Kubernetes itself brings it, for everyone."""
-    own = _KUBERNETES_OWN in (found["metadata"].get("labels") or {})
-    return own and subject["kind"] == "Group" and subject["name"].startswith("system:")
 
 
 def _only_groups(rule: Object) -> bool:

@@ -103,6 +103,19 @@ async def test_a_planted_grant_is_found(cluster: Cluster, what: str) -> None:
     assert (await examined(cluster)).findings == []
 
 
+async def test_a_subject_added_to_a_binding_of_kubernetes_is_found(cluster: Cluster) -> None:
+    """The default binding of `cluster-admin` may be widened by hand, and is told like any other."""
+    subject = '{"kind":"Group","name":"system:serviceaccounts","apiGroup":"rbac.authorization.k8s.io"}'
+    patch = ("patch", "clusterrolebinding", "cluster-admin", "--type=json", "-p")
+    await cluster.kubectl(*patch, f'[{{"op":"add","path":"/subjects/-","value":{subject}}}]')
+    try:
+        (found,) = (await examined(cluster)).findings
+        assert found.startswith("ClusterRoleBinding cluster-admin gives agent and controller (by group")
+    finally:
+        await cluster.kubectl(*patch, '[{"op":"remove","path":"/subjects/1"}]')
+    assert (await examined(cluster)).findings == []
+
+
 async def test_a_rule_added_to_a_role_of_ours_is_found(cluster: Cluster) -> None:
     """Directly, also in the one role whose rules are the controller's: there anything but groups of environments."""
     secrets = '{"apiGroups":[""],"resources":["secrets"],"verbs":["get"]}'

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from deploy.local import ports
 from deploy.local.errors import LocalError
@@ -49,11 +50,23 @@ class Options:
             clusters=_many(env, "CLUSTERS") if env.get("KUBEGEMS_LOCAL_CLUSTER", "1") != "0" else 0,
             gateways=_many(env, "GATEWAYS"),
             database_url=env.get("KUBEGEMS_DATABASE_URL", ""),
-            nats_url=env.get("KUBEGEMS_NATS_URL", ""),
+            nats_url=_url(env, "KUBEGEMS_NATS_URL"),
             kubeconfig=Path(kubeconfig).absolute() if kubeconfig else None,
             ports={} if wanted == "any" else ports.parse(wanted),
             documented_ports=wanted != "any",
         )
+
+
+def _url(env: Mapping[str, str], name: str) -> str:
+    text = env.get(name, "")
+    try:
+        found = urlsplit(text)
+        complete = found.scheme == "tls" and found.hostname and found.port
+    except ValueError:  # a port that is no number
+        complete = False
+    if text and not complete:
+        raise LocalError(f"{name}={text}: write tls://host:port")
+    return text
 
 
 def _many(env: Mapping[str, str], name: str) -> int:

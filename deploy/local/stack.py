@@ -74,6 +74,7 @@ class Stack:
         self._publisher.facts |= {
             "rest": self.hub.rest,
             "grpc": self.hub.grpc,
+            "nats": self.hub.nats_url,
             "ca": str(self.hub.certificates.ca),
             "admin_password_file": str(self.layout.admin_password),
         }

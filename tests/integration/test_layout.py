@@ -81,6 +81,14 @@ def test_a_missing_kubeconfig_is_told() -> None:
     assert not Options.read({"JAEGER": ""}).jaeger
 
 
+@pytest.mark.parametrize("wrong", ["nonsense", "tls://127.0.0.1", "tls://127.0.0.1:abc", "nats://127.0.0.1:4222"])
+def test_a_nats_url_without_its_parts_is_told(wrong: str) -> None:
+    """One line that says how it is written, before anything starts."""
+    with pytest.raises(LocalError, match=r"KUBEGEMS_NATS_URL=.*: write tls://host:port"):
+        Options.read({"KUBEGEMS_NATS_URL": wrong})
+    assert Options.read({"KUBEGEMS_NATS_URL": "tls://nats.example:4222"}).nats_url == "tls://nats.example:4222"
+
+
 async def test_the_build_key_covers_what_makes_a_program(tmp_path: Path) -> None:
     """Sources, go.sum, flags and the Go version change the key; a README does not."""
     go = await build.toolchain()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.kit.skips import Skips
@@ -10,5 +12,6 @@ pytest_plugins = ["tests.kit.fixtures"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Counts skipped cluster tests."""
+    """Counts skipped tests; a run that is told to end cleans up as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     config.pluginmanager.register(Skips(), "kubegems-skips")

@@ -59,6 +59,7 @@ def _tell(what: str) -> None:
 
 def main() -> int:
     """0 when all ran; a missed goal is for the reader, a crash is not."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what runs is ended by `run`
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME[:BAR…]", help=", ".join(script.stem for script in scripts()))
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+_PATIENCE = 25.0  # seconds from SIGTERM to SIGKILL
 _ESTABLISHED, _SYN_SENT, _LISTEN = "01", "02", "0A"
 
 
@@ -68,7 +69,11 @@ async def joining(command: str, home: Path, kubeconfig: Path, ports: tuple[int, 
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-            await process.wait()
+            try:
+                await asyncio.wait_for(process.wait(), _PATIENCE)
+            except TimeoutError:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
 
 
 def _members(group: int) -> list[int]:

@@ -25,6 +25,7 @@ import grpc
 import uvloop
 
 from kubegems.agent.v1 import inventory_service_pb2
+from libs import log
 from libs.crypt.ca import SPIFFE, Authority
 from libs.log import trace
 from libs.tunnel import Mux, Reset, Stream
@@ -268,6 +269,7 @@ def main() -> None:
     """Measures in a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         trace.setup("bench", endpoint=None)
+        log.setup("bench", level="ERROR")
         uvloop.run(measure(Path(folder)))
 
 

@@ -22,7 +22,7 @@ SELECT id, kind, target, state, CASE
   FROM jobs.jobs
  WHERE (state = 'RUNNING' AND (lease_time < jobs.clock() OR cancel)) OR state = 'DEAD'
     OR (state = 'QUEUED' AND (waits = 'KIND' OR (waits <> 'TIME' AND ready_time < jobs.clock() - interval '2 minutes')))
- ORDER BY state, id LIMIT $1
+ ORDER BY state DESC, id LIMIT $1 -- the dead, which are counted above, come last
 """
 
 

@@ -107,7 +107,7 @@ async def _apply(connection: Any, schema: str, file: _File) -> None:
                 await connection.execute(f"set local lock_timeout = '4s'; set local search_path to {schema}, public")
                 await connection.execute(file.sql, timeout=600)
                 await connection.execute(f"insert into {schema}.migrations (name, checksum) values ($1, $2)", file.name, file.checksum)
-        except asyncpg.LockNotAvailableError:
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             if not left:
                 raise
             await asyncio.sleep(random.uniform(0.5, 2))  # noqa: S311 -- jitter

@@ -31,7 +31,7 @@ def job(found: Job, *, paused: bool = False, steps_: Sequence[steps.Row] = ()) -
         priority=found.priority, cancel_requested=found.cancel and not found.state.ended, waiting_for=waits,
         waiting_reason=_WAITS.get(waits, _QUEUE_PAUSED if waits else ""), max_attempts=found.max_attempts, reason=found.reason,
         owner=found.owner, concurrency_key=found.concurrency_key or "", replay_of=f"jobs/{found.replay_of}" if found.replay_of else "",
-        steps=[_step(row) for row in steps_],
+        steps=[_step(row, found.state) for row in steps_],
     )  # fmt: skip
     _times(shown, create_time=found.create_time, start_time=found.start_time, end_time=found.end_time, run_time=found.run_time)
     _struct(shown.payload, found.arguments)
@@ -40,8 +40,9 @@ def job(found: Job, *, paused: bool = False, steps_: Sequence[steps.Row] = ()) -
     return shown
 
 
-def _step(row: steps.Row) -> job_pb2.Job.Step:
-    state = job_pb2.Job.State.Value(row.state)
+def _step(row: steps.Row, job_state: str) -> job_pb2.Job.Step:
+    # a step that was cut short, by a cancel or its worker's death, is where its job is now
+    state = job_pb2.Job.State.Value(job_state if row.state == "RUNNING" else row.state)
     shown = job_pb2.Job.Step(name=row.name, state=state, attempts=row.attempts, error=row.error)
     _times(shown, start_time=row.start_time, end_time=row.end_time)
     return shown

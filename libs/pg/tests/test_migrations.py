@@ -1,11 +1,13 @@
 """Migrations run once, in order, and refuse a changed past."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from libs.faults import Unavailable
 from libs.pg import Database, MigrationError, migrate
 
 
@@ -67,6 +69,31 @@ async def test_failed_migration_leaves_nothing(pg: Database, folder: Path) -> No
         await migrate(pg, "half", folder)
     (folder / "0003_bad.sql").write_text("create table half ();")
     assert await migrate(pg, "half", folder) == ["0003_bad.sql"]
+
+
+async def test_a_migration_that_meets_a_deadlock_is_tried_again(pg: Database, folder: Path) -> None:
+    """It takes tables in its own order while the release before still writes in another."""
+    await migrate(pg, "knot", folder)
+    (folder / "0003_lock.sql").write_text("create table other ()")
+    await migrate(pg, "knot", folder)
+    (folder / "0004_both.sql").write_text("alter table t add column a int; alter table other add column a int")
+
+    async def writes() -> None:
+        async with pg.transaction() as tx:
+            await tx.execute("lock table knot.other in row exclusive mode")
+            held.set()
+            while not await tx.value("select count(*) from pg_locks where not granted"):
+                assert not migrating.done()
+                await asyncio.sleep(0.01)
+            with contextlib.suppress(Unavailable):
+                await tx.execute("insert into knot.t (n) values (1)")  # either of the two may be told to let go
+
+    held = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(writes())
+        await held.wait()
+        migrating = group.create_task(migrate(pg, "knot", folder))
+    assert migrating.result() == ["0004_both.sql"]
 
 
 async def test_older_release_beside_a_newer(pg: Database, folder: Path) -> None:

@@ -81,3 +81,14 @@ async def test_a_paused_queue_and_what_waits_in_it_are_told(opened: Database) ->
     async with opened.transaction() as tx:
         await queues.resume(tx, "default")
         await tx.execute("DELETE FROM jobs.jobs")
+
+
+async def test_many_dead_jobs_hide_no_other(opened: Database) -> None:
+    """A job that hangs is told however many have died."""
+    for _ in range(doctor_jobs._MOST):
+        await _plant(opened, "state = 'DEAD'")
+    job = await _plant(opened, "state = 'RUNNING', lease_time = now() - interval '1 minute'")
+    told = [line for line in await doctor_jobs.lines(opened) if line.startswith("!")]
+    assert told[0].startswith(f"! jobs/{job.id} ")
+    async with opened.transaction() as tx:
+        await tx.execute("DELETE FROM jobs.jobs")

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from kubegems.identity.v1 import access_service_pb2 as pb
 from libs.clock import new_id
-from libs.faults import NotFound
+from libs.faults import Exhausted, NotFound
 from libs.rpc.call import Rights
 from services.gateway.identity.api_key_domain import Limits, session_uid
 from services.gateway.identity.directory import Directory, Places, Standing
@@ -20,6 +20,7 @@ from services.gateway.identity.narrowed import KeyRights
 
 HEARTBEAT = 1.5  # seconds; the promise is 2
 _SPACING = 0.1  # between two looks at all, however much changes
+MOST = 50_000  # sessions of one watch; msgbus has no more streams
 _AT_ONCE = 200  # looked at before others have their turn
 _Reply = pb.WatchGrantsResponse
 Key = tuple[str, str]  # user name, session
@@ -56,19 +57,22 @@ class Watch:
     owner: str = ""
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     _sessions: dict[Key, _Told] = field(default_factory=dict)
-    _added: list[Key] = field(default_factory=list)
+    _added: dict[Key, None] = field(default_factory=dict)
 
     def add(self, keys: Iterable[Key]) -> None:
-        """Tells of some sessions from now on."""
+        """Tells of some sessions from now on; Exhausted for too many."""
         for key in keys:
+            if len(self._sessions) >= MOST and key not in self._sessions:
+                raise Exhausted(f"a watch tells of {MOST} sessions at most")
             self._sessions[key] = _Told()
-            self._added.append(key)
+            self._added[key] = None
         self.woken.set()
 
     def remove(self, keys: Iterable[Key]) -> None:
         """Tells of them no more."""
         for key in keys:
             self._sessions.pop(key, None)
+            self._added.pop(key, None)
 
     def told(self, key: Key) -> _Told | None:
         """What was told of a session; None when it is not watched."""
@@ -76,7 +80,7 @@ class Watch:
 
     def added(self) -> list[Key]:
         """What was added since this was asked last."""
-        found, self._added = self._added, []
+        found, self._added = list(self._added), {}
         return found
 
     def all(self) -> list[Key]:
@@ -121,11 +125,14 @@ class Watches:
                 watch.woken.clear()
                 found = await self._look(watch, added) if (added := watch.added()) else []
                 changed, now = version != self._directory.version, loop.time()
-                if now >= beat or (changed and now >= looked + _SPACING):
+                due = now >= beat
+                whole = due or (changed and now >= looked + _SPACING)
+                if whole:
                     version, looked = self._directory.version, now
                     found += await self._look(watch, watch.all())
-                if found or now >= beat:
-                    beat = now + HEARTBEAT
+                if found or due:
+                    if whole:  # news of added ones alone say nothing of the others
+                        beat = now + HEARTBEAT
                     yield found
                     continue
                 with contextlib.suppress(TimeoutError):

@@ -51,3 +51,8 @@ class Config:
     trusted_proxies: str = doc("Networks of proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8,…; none by default.", default="")
     cors_origins: str = doc("Other origins whose pages may call, such as https://console.example.com,…; none by default.", default="")
     certificate_hours: float = doc("Hours that an agent's certificate is good; it is renewed after two thirds.", default=24.0)
+    agent_image: str = doc(
+        "Image with agent and controller, such as registry.example/kubegems:0.1.0: the manifest of a join token then runs them as"
+        " pods, and holds the token; empty: they run as processes, as the join command tells.",
+        default="",
+    )

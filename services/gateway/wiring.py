@@ -276,6 +276,7 @@ def _joining(base: Base) -> Joining:
         edge_url=config.public_url,
         ca=base.authority.bundle,
         certificate_lifetime=timedelta(hours=config.certificate_hours),
+        agent_image=config.agent_image,
     )
 
 

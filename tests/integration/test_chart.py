@@ -1,4 +1,4 @@
-"""The Helm chart: rendered by a real helm it is the join manifest, object by object, and the workloads; an API server takes both."""
+"""The Helm chart: rendered by a real helm it is the join manifest, object by object; an API server takes both."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 
 from deploy.local.errors import LocalError
 from libs.kube import manifest
+from libs.kube.manifest import Workloads
 from services.agent.config import Config as AgentConfig
 from services.controller.config import Config as ControllerConfig
 from tests.kit.cluster import Cluster
@@ -22,6 +23,12 @@ pytestmark = pytest.mark.cluster
 CHARTS = Path(__file__).parents[2] / "deploy/charts"
 HASH = "a" * 64
 GOOD = {"image": "kubegems:1", "hub": {"caHash": HASH, "enrolmentAddress": "hub:8446"}}
+PORTS = (8443, 8446, 8447, 8470)
+TOKEN = "id.secret"
+PODS = Workloads(image="kubegems:1", token=TOKEN, ca_hash=HASH, enrolment_address="hub:8446", hub_ports=PORTS)
+EDGE = "https://hub:9443"
+ONE_PORT = Workloads(image="kubegems:1", token=TOKEN, ca_hash=HASH, edge_url=EDGE, hub_ports=(9443,))
+JOIN_SECRET = ("Secret", "gems-agent-join")
 _KEEP = "helm.sh/resource-policy"
 Key = tuple[str, str]
 
@@ -52,20 +59,26 @@ def _by_name(found: Any) -> dict[Key, Any]:
     return table
 
 
-@pytest.mark.parametrize("cluster_admin", [True, False])
-async def test_it_is_the_join_manifest_and_the_workloads(tmp_path: Path, cluster_admin: bool) -> None:
-    """Every object of the manifest is there as it stands, with its options; only CRDs are told to stay; nothing else grants."""
-    chart = await objects(tmp_path, GOOD | {"createNamespace": True, "clusterAdmin": cluster_admin})
-    wanted = _by_name(manifest.documents(without_cluster_admin=not cluster_admin))
-    workloads = {("Deployment", "gems-agent"), ("Deployment", "gems-controller"), ("NetworkPolicy", "kubegems")}
-    assert set(chart) - set(wanted) == workloads
-    for key, want in wanted.items():
-        found = chart[key]
+@pytest.mark.parametrize(
+    ("cluster_admin", "hub", "pods"),
+    [
+        (True, GOOD["hub"], PODS),
+        (False, GOOD["hub"], PODS),
+        (True, {"caHash": HASH, "onePort": True, "edgeUrl": EDGE, "ports": [9443]}, ONE_PORT),
+    ],
+)
+async def test_it_is_the_join_manifest(tmp_path: Path, cluster_admin: bool, hub: Any, pods: Workloads) -> None:
+    """Every object of the manifest as it stands but the token's Secret, and nothing else; only CRDs are told to stay."""
+    chart = await objects(tmp_path, GOOD | {"hub": hub, "createNamespace": True, "clusterAdmin": cluster_admin})
+    wanted = _by_name(manifest.documents(workloads=pods, without_cluster_admin=not cluster_admin))
+    assert set(wanted) - set(chart) == {JOIN_SECRET}
+    assert set(wanted) - {JOIN_SECRET} == set(chart)
+    for key, found in chart.items():
         if key[0] == "CustomResourceDefinition":
             assert found["metadata"]["annotations"].pop(_KEEP) == "keep"
             if not found["metadata"]["annotations"]:
                 del found["metadata"]["annotations"]
-        assert found == want, key
+        assert found == wanted[key], key
     assert ("ClusterRoleBinding", "gems:platform:admin") in wanted or not cluster_admin
 
 
@@ -115,23 +128,29 @@ def test_what_is_generated_is_fresh() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in ("access", "crds"):
+    for name in ("access", "crds", "workloads"):
         assert (CHARTS / f"kubegems-agent/templates/{name}.yaml").read_text() == getattr(module, name)(), f"{name}.yaml is stale"
 
 
 async def test_an_api_server_takes_manifest_and_chart(cluster: Cluster, tmp_path: Path) -> None:
-    """Server-side dry run of both; the pods pass the namespace's restricted Pod Security, one with less would not."""
+    """Server-side dry run of both, without and with workloads; the chart's and the manifest's pods pass restricted Pod Security."""
     dry = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
     _, chart = await rendered(tmp_path, GOOD | {"createNamespace": True})
-    for text in (manifest.render(), chart):
+    texts = (manifest.render(), manifest.render(workloads=PODS), manifest.render(workloads=ONE_PORT), chart)
+    for text in texts:
         said = await cluster.kubectl(*dry, stdin=text, within=60)
         assert said.count("serverside-applied") == len([one for one in yaml.safe_load_all(text) if one])
-    found = await objects(tmp_path, GOOD)
-    for name in ("gems-agent", "gems-controller"):
-        template = found["Deployment", name]["spec"]["template"]
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "kubegems-system"}, "spec": template["spec"]}
+    for text in texts[1:]:
+        found = _by_name(one for one in yaml.safe_load_all(text) if one)
+        for name in ("gems-agent", "gems-controller"):
+            await _restricted(cluster, name, found["Deployment", name]["spec"]["template"]["spec"])
+
+
+async def _restricted(cluster: Cluster, name: str, spec: Any) -> None:
+    """A pod of this spec may be made in the agent's namespace, one with less may not."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "kubegems-system"}, "spec": spec}
+    await cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+    del spec["securityContext"]["runAsNonRoot"]
+    spec["securityContext"].pop("seccompProfile")
+    with pytest.raises(LocalError, match="violates PodSecurity"):
         await cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
-        del pod["spec"]["securityContext"]["runAsNonRoot"]
-        pod["spec"]["securityContext"].pop("seccompProfile")
-        with pytest.raises(LocalError, match="violates PodSecurity"):
-            await cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Protocol
 
 from google.protobuf import empty_pb2
 
@@ -22,25 +20,14 @@ from services.gateway.fleet.joining import Joining
 from services.gateway.tenancy.domain import names
 
 
-class Render(Protocol):
-    """Renders the manifest that a cluster's admin applies."""
-
-    def __call__(self, *, without_cluster_admin: bool = ...) -> str:
-        """YAML."""
-        ...
-
-
 class JoinTokenService:
     """Makes what a cluster's admin needs to join it."""
 
-    def __init__(
-        self, pages: Pages, *, joining: Joining, authority: Authority, clock: Clock, render: Render | Callable[..., str] = manifest.render
-    ) -> None:
+    def __init__(self, pages: Pages, *, joining: Joining, authority: Authority, clock: Clock) -> None:
         self._pages = pages
         self._joining = joining
         self._authority = authority
         self._clock = clock
-        self._render = render
 
     async def CreateJoinToken(
         self, request: join_token_service_pb2.CreateJoinTokenRequest, call: Call
@@ -52,12 +39,14 @@ class JoinTokenService:
         token, now = domain.Token.new(), self._clock.now()
         ttl = timedelta(seconds=request.ttl_seconds) if request.ttl_seconds else domain.DEFAULT_TTL
         row = await join_tokens_store.insert(tx, token, uid, now, now + ttl)
+        ca_hash = self._authority.fingerprint
+        pods = joining.workloads(self._joining, token.text, ca_hash, one_port=request.one_port)
         reply = join_token_service_pb2.CreateJoinTokenResponse(
             join_token=messages.join_token(cluster, row, "UNUSED"),
             token=token.text,
-            ca_hash=self._authority.fingerprint,
-            command=joining.command(self._joining, cluster, token.text, self._authority.fingerprint, one_port=request.one_port),
-            manifest=self._render(without_cluster_admin=request.without_cluster_admin),
+            ca_hash=ca_hash,
+            command=joining.command(self._joining, cluster, token.text, ca_hash, one_port=request.one_port),
+            manifest=manifest.render(workloads=pods, without_cluster_admin=request.without_cluster_admin),
         )
         call.resources.append(reply.join_token.name)
         return reply

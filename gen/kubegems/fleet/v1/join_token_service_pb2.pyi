@@ -71,7 +71,9 @@ class CreateJoinTokenResponse(_message.Message):
     command: _builtins.str
     """Command that runs an agent for the cluster."""
     manifest: _builtins.str
-    """Manifest (YAML) for the cluster's admin to apply: CRDs, roles, service accounts and bindings."""
+    """Manifest (YAML) for the cluster's admin to apply: CRDs, roles, service accounts and bindings; where the hub names an image,
+    also the agent, the controller, their network policies, and the token in a Secret.
+    """
     @_builtins.property
     def join_token(self) -> _join_token_pb2.JoinToken:
         """The token without its secret."""

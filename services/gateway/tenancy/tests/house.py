@@ -118,6 +118,10 @@ class House:
             call.peer = f"spiffe://kubegems/hub/{service}"
         return await self.pipeline.unary(call, request)
 
+    def with_image(self, image: str) -> House:
+        """The same database behind a hub that names an image of the agent."""
+        return _built(self.database, image)
+
     async def sql(self, sql: str, *args: Any) -> list[dict[str, Any]]:
         """Rows, seen from behind."""
         async with self.database.transaction() as tx:
@@ -284,11 +288,11 @@ async def house(database: Any) -> AsyncIterator[House]:
         yield _built(pg)
 
 
-def _built(pg: Database) -> House:
+def _built(pg: Database, image: str = "") -> House:
     clock, links, pages = HeldClock(SystemClock().now()), FakeLinks(), Pages(b"p" * 32)
     removed: list[str] = []
     authority, _ = Authority.create("hub", now=clock.now())
-    joining = Joining("hub:8446", "hub:8447", "hub:8470", "https://hub:8443", authority.certificate)
+    joining = Joining("hub:8446", "hub:8447", "hub:8470", "https://hub:8443", authority.certificate, agent_image=image)
     clusters = ClusterService(
         pages,
         joining=joining,

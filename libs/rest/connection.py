@@ -23,7 +23,7 @@ from libs.faults import Fault, Internal
 from libs.rest import errors
 from libs.rest.door import HANDSHAKE_SECONDS, Door
 from libs.rest.errors import HttpFault
-from libs.rpc.addresses import Proxies
+from libs.rpc.addresses import Proxies, network
 
 _LATER = timedelta(seconds=1)
 _TOLD = 64  # connections over the bound that are still told so; further ones get no handshake
@@ -35,11 +35,12 @@ class Guard:
     """Bounds of connections.
 
     Attributes:
-        per_address: connections of one client address at a time, from their first packet on; those of trusted proxies may be more.
+        per_address: connections of one client address (of IPv6: its /64) at a time, from their first packet on; those of trusted
+            proxies may be more, and count for nobody else.
         head_seconds: how long a request's line and headers may take from the first byte, or from the connection's begin.
         proxies: trusted ones.
         handshake_seconds: how long a TLS handshake may take.
-        open: connections by address.
+        open: connections by what counts as one client.
     """
 
     per_address: int = 1024
@@ -50,19 +51,20 @@ class Guard:
 
     def enter(self, address: str) -> bool | None:
         """Counts a connection: whether it may stay or is to be told that it may not. None: so many that it is neither told nor counted."""
-        if self.open[address] < self.per_address or self.proxies.trusts(address):
-            self.open[address] += 1
-            return True
-        if self.open[address] >= self.per_address + _TOLD:
+        client = network(address)
+        there = self.open[client]
+        welcome = there < self.per_address or self.proxies.trusts(address)
+        if not welcome and there >= self.per_address + _TOLD:
             return None
-        self.open[address] += 1
-        return False
+        self.open[client] += 1
+        return welcome
 
     def leave(self, address: str) -> None:
         """A connection is gone."""
-        self.open[address] -= 1
-        if self.open[address] <= 0:
-            del self.open[address]
+        client = network(address)
+        self.open[client] -= 1
+        if self.open[client] <= 0:
+            del self.open[client]
 
 
 class Connection(RequestHandler):

@@ -1,4 +1,4 @@
-"""Whose call it is when proxies stand before us: the address that the last trusted proxy saw."""
+"""Whose call it is: what counts as one client, and when proxies stand before us, the address that the last trusted one saw."""
 
 from __future__ import annotations
 
@@ -54,6 +54,18 @@ class Proxies:
     def _looked_up(self, text: str) -> bool:
         address = _parsed(text)
         return address is not None and any(address in network for network in self._networks if network.version == address.version)
+
+
+@lru_cache(maxsize=4096)
+def network(address: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address, of which anybody has all addresses."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 6 and parsed.ipv4_mapped is None:  # noqa: PLR2004 -- the version of IP
+        return str(ipaddress.ip_network((int(parsed), 64), strict=False))
+    return str(parsed.ipv4_mapped or parsed) if parsed.version == 6 else str(parsed)  # noqa: PLR2004
 
 
 def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -157,6 +157,19 @@ async def test_connections_of_an_address_are_counted() -> None:
     assert not guard.open
 
 
+def test_the_addresses_of_one_network_are_one_client() -> None:
+    """Whoever has one IPv6 address has its /64; an IPv4 address is itself, also in IPv6's clothes. All places come back."""
+    guard = Guard(per_address=2)
+    for mine in (["2001:db8::1", "2001:db8::2", "2001:db8::3"], ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1"]):
+        assert [guard.enter(address) for address in mine] == [True, True, False]
+        for address in mine:
+            guard.leave(address)
+    assert [guard.enter(address) for address in ("192.0.2.1", "192.0.2.2", "2001:db8:0:1::1", "2001:db8:0:2::1")] == [True] * 4
+    for address in ("192.0.2.1", "192.0.2.2", "2001:db8:0:1::1", "2001:db8:0:2::1"):
+        guard.leave(address)
+    assert not guard.open
+
+
 async def _slow(shop: Served, count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Connections that begin a TLS handshake and never end it."""
     held = [await asyncio.open_connection("127.0.0.1", shop.port) for _ in range(count)]

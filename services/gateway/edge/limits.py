@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import partial
 
 from kubegems.policy.v1 import policy_pb2
 from libs.clock import Clock
 from libs.faults import Exhausted
+from libs.rpc.addresses import network
 from libs.rpc.call import Call
 from libs.rpc.peers import trusted
 from services.gateway.edge.buckets import Buckets, Rate
@@ -177,18 +177,6 @@ def _who(call: Call) -> str:
     """Who draws: an API key for itself, so that CI never slows its owner down; else the caller, else the address."""
     caller = call.caller
     return caller.session if caller.session.startswith(_KEY) else caller.name or network(call.address)
-
-
-@lru_cache(maxsize=4096)
-def network(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 6 and parsed.ipv4_mapped is None:  # noqa: PLR2004 -- the version of IP
-        return str(ipaddress.ip_network((int(parsed), 64), strict=False))
-    return str(parsed.ipv4_mapped or parsed) if parsed.version == 6 else str(parsed)  # noqa: PLR2004
 
 
 def _too_often(who: str, wait: timedelta) -> TooOften:

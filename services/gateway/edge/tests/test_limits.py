@@ -13,9 +13,10 @@ from kubegems.tenancy.v1 import tenant_service_pb2
 from libs.clock import HeldClock
 from libs.faults import Exhausted
 from libs.rpc import Call, Caller, Kind
+from libs.rpc.addresses import network
 from libs.rpc.registry import bind
 from services.gateway.edge.buckets import Buckets, Rate
-from services.gateway.edge.limits import FAILURE_COST, RATES, STREAMS_PER_CALLER, TENANT_RATES, Limits, network, weights
+from services.gateway.edge.limits import FAILURE_COST, RATES, STREAMS_PER_CALLER, TENANT_RATES, Limits, weights
 
 _METHODS = {m.name: m for s in (tenant_service_pb2, message_service_pb2) for d in s.DESCRIPTOR.services_by_name.values() for m in d.methods}
 

@@ -17,6 +17,7 @@ from libs.rest import decode, query
 from libs.rest.encode import field_encoder, json_of, to_json
 from libs.rest.scalars import Reader, scalar
 from libs.rest.template import Template, parse
+from libs.rpc import validation
 from libs.rpc.call import Method
 from libs.rpc.registry import Refused
 
@@ -60,7 +61,7 @@ class Binding:
             taken = {v.path for v in self.template.variables}
             query.fill(message, pairs, found, taken=taken, body=self.body)
         if found:
-            raise Invalid.fields(found)
+            raise Invalid.fields([*found, *_more(message, found)])
         return message
 
     def _body(self, message: Message, raw: bytes, content_type: str, found: list[Violation]) -> None:
@@ -103,6 +104,19 @@ class Binding:
             if given and given != wanted:
                 found.append(Violation(variable.path, f"{given!r} in the body is not {value!r} of the path"))
             setattr(target, name, wanted)
+
+
+def _more(message: Message, found: list[Violation]) -> Iterator[Violation]:
+    """What else is wrong with a request that could not be read whole; nothing of fields whose value is told to be wrong already."""
+    try:
+        validation.validate(message)
+    except Invalid as fault:
+        told = [v.field for v in found]
+        yield from (v for v in fault.violations if not any(_within(v.field, t) or _within(t, v.field) for t in told))
+
+
+def _within(path: str, above: str) -> bool:
+    return path == above or path.startswith((f"{above}.", f"{above}["))
 
 
 def bindings(method: Method) -> Iterator[Binding]:

@@ -182,6 +182,14 @@ async def test_all_wrong_fields_come_at_once(here: Here) -> None:
     assert fields == ["tenant.a", "tenant.display_name", "zz"]
 
 
+async def test_what_cannot_be_read_and_what_breaks_a_rule_come_at_once(here: Here) -> None:
+    """A field that is not there beside a missing and a wrong one; of a field whose value is no value its rules say nothing more."""
+    _, _, error = await here.call("POST", "/api/v1/tenants", {"tenantID": "acme", "requestId": "x" * 100, "tenant": {"displayName": 2}})
+    wrong = {v["field"]: v["description"] for v in error["error"]["details"][1]["fieldViolations"]}
+    assert {"tenantID": "no such field", "tenant_id": "is required"}.items() <= wrong.items()
+    assert wrong.keys() == {"tenantID", "tenant_id", "request_id", "tenant.display_name"}
+
+
 async def test_the_forms_of_http(here: Here) -> None:
     """405 with Allow, 406, 415; a method override is not looked at."""
     status, headers, _ = await here.call("PUT", "/api/v1/tenants/acme")

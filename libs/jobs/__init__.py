@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from libs.jobs.context import Context
-from libs.jobs.domain import GiveUp, Job, Kind, LeaseLost, Order, Retry, State, Step, kinds
+from libs.jobs.domain import GiveUp, Job, LeaseLost, Order, Retry, State
+from libs.jobs.kind import Kind, Step, kinds
 from libs.jobs.rows import CANCEL, SCHEMA, WAKE
 from libs.jobs.store import enqueue, enqueue_many
 from libs.pg import Database, migrate

@@ -13,7 +13,8 @@ from libs.faults import Code, Fault, Invalid
 from libs.jobs import claims, steps
 from libs.jobs.claims import Outcome
 from libs.jobs.context import Context
-from libs.jobs.domain import GiveUp, Job, Kind, LeaseLost, Reason, Retry, State, to_json
+from libs.jobs.domain import GiveUp, Job, LeaseLost, Reason, Retry, State, to_json
+from libs.jobs.kind import Kind
 from libs.pg import Database
 
 _TRY_AGAIN = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.INTERNAL}

@@ -10,7 +10,8 @@ from datetime import datetime
 from libs import log
 from libs.faults import Fault
 from libs.jobs import metrics, schedule, store
-from libs.jobs.domain import Kind, Order
+from libs.jobs.domain import Order
+from libs.jobs.kind import Kind
 from libs.jobs.schedule import Row, Schedule
 from libs.jobs.timetable import GRACE
 from libs.pg import Database, Tx

@@ -15,7 +15,7 @@ from libs import log
 from libs.bus import Bus, subjects
 from libs.faults import Fault
 from libs.jobs import claims, keep, metrics, queues, rows, tickets, window
-from libs.jobs.domain import Kind
+from libs.jobs.kind import Kind
 from libs.jobs.reconcile import Reconciler
 from libs.jobs.runner import LEASE
 from libs.jobs.window import Message

@@ -23,8 +23,9 @@ from libs.jobs import claims, metrics, tickets
 from libs.jobs.attempt import Allowed, Attempt, Done, given_back
 from libs.jobs.claims import Claimed, Outcome
 from libs.jobs.context import Context
-from libs.jobs.domain import Job, Kind, LeaseLost, Reason, State
+from libs.jobs.domain import Job, LeaseLost, Reason, State
 from libs.jobs.ending import Ending
+from libs.jobs.kind import Kind
 from libs.jobs.running import Running
 from libs.jobs.tickets import Ticket
 from libs.log import trace

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from libs.jobs.context import Context
-from libs.jobs.domain import Kind
+from libs.jobs.kind import Kind
 
 
 @dataclass(eq=False, slots=True)

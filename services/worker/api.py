@@ -14,7 +14,8 @@ from kubegems.jobs.v1 import job_pb2, job_service_pb2, queue_pb2, queue_service_
 from libs import pg
 from libs.faults import Violation
 from libs.jobs import queues, rows, steps, store
-from libs.jobs.domain import Job, JobEnded, JobNotEnded, Kind
+from libs.jobs.domain import Job, JobEnded, JobNotEnded
+from libs.jobs.kind import Kind
 from libs.jobs.store import Seen
 from libs.pg import Database, Tx, filters, lists
 from libs.pg.paging import Pages

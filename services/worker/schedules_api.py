@@ -14,7 +14,7 @@ from libs import pg
 from libs.faults import Violation
 from libs.jobs import schedule
 from libs.jobs.clockwork import Clockwork
-from libs.jobs.domain import Kind
+from libs.jobs.kind import Kind
 from libs.jobs.schedule import Row
 from libs.pg import Tx, check_etag, lists
 from libs.pg.paging import Pages

@@ -12,7 +12,8 @@ import pytest
 from kubegems.jobs.v1 import events_pb2
 from libs import jobs
 from libs.jobs import claims, store, window
-from libs.jobs.domain import Job, Kind, Order, kinds
+from libs.jobs.domain import Job, Order
+from libs.jobs.kind import Kind, kinds
 from libs.jobs.runner import Runner
 from libs.pg import Database
 from tests.kit.data import FreshDatabase

@@ -12,7 +12,8 @@ from google.protobuf import struct_pb2, wrappers_pb2
 from kubegems.jobs.v1 import events_pb2
 from libs.faults import Invalid, Unavailable
 from libs.jobs import Context, GiveUp, Kind, LeaseLost, Retry, State, claims, keep, store
-from libs.jobs.domain import Order, backoff
+from libs.jobs.domain import Order
+from libs.jobs.kind import backoff
 from libs.jobs.tests.conftest import Desk
 
 

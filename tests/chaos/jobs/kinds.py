@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from libs.jobs import Context, GiveUp, Kind, Retry, Step, kinds
-from libs.jobs.domain import backoff
+from libs.jobs.kind import backoff
 from libs.jobs.schedule import Schedule
 
 SCHEMA = """

@@ -112,8 +112,11 @@ class Messages:
         vector = packed.get(subscription.reach)
         if vector is None:
             vector = packed[subscription.reach] = resume.packed(self._hub.view.vector(subscription.wanted))
-        asked, marks = subscription.selection, resume.marks(subscription.selection.seen(subscription.grants))
-        return resume.seal(self._box, subscription.user, resume.selectors_hash(asked), marks, vector)
+        if subscription.heads is None:
+            asked = subscription.selection
+            marks = resume.marks(asked.seen(subscription.grants))
+            subscription.heads = resume.heads(subscription.user, resume.selectors_hash(asked), marks)
+        return resume.seal(self._box, subscription.heads, vector)
 
     async def UpdateSubscription(self, request: wire.UpdateSubscriptionRequest, call: Call) -> wire.UpdateSubscriptionResponse:
         """Gives a stream of the caller's other selectors, on whichever replica it is."""

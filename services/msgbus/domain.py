@@ -75,7 +75,7 @@ class Grants:
     environments: Mapping[Place, Environment] = field(default_factory=dict)
     job_scopes: frozenset[str] = frozenset()
     audiences: frozenset[str] = frozenset()
-    changed: float = 0.0
+    changed: float = field(default=0.0, compare=False)
 
     def sees(self, place: Place) -> bool:
         """Whether objects at a place may be seen."""

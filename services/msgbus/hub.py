@@ -39,7 +39,7 @@ class Subscription:
         queue: what waits for it.
         id: its name among all replicas'.
         grants: what it may see.
-        version: rises when what it may see or asks for changes.
+        heads: of resume tokens, for as long as it may see and asks for the same: there may be thousands of environments in them.
         reach: kinds, and uids of the clusters, that changes may come of; equal for many.
     """
 
@@ -48,7 +48,7 @@ class Subscription:
     queue: Queue
     id: str = ""
     grants: Grants = field(default_factory=Grants)
-    version: int = 0
+    heads: tuple[bytes, ...] | None = None
     reach: tuple[frozenset[Kind], frozenset[str]] = (frozenset(), frozenset())
 
     def wanted(self, uid: str, kind: KindKey) -> bool:
@@ -134,7 +134,7 @@ class Hub:
     def _change(self, subscription: Subscription, grants: Grants, selection: Selection) -> None:
         self._unindex(subscription)
         subscription.grants, subscription.selection = grants, selection
-        subscription.version += 1
+        subscription.heads = None
         uids = frozenset(("",)) if grants.everything else frozenset(place[0] for place in grants.environments)
         subscription.reach = shared((selection.kinds, uids))
         if subscription in self._all:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -65,14 +65,19 @@ def packed(vector: Vector) -> bytes:
     return zlib.compress(orjson.dumps(vector), 1)
 
 
-def seal(box: Box, user: str, selectors: str, seen: Marks, vector: bytes) -> str:
-    """A token of a packed vector; empty when that is too large to carry."""
-    return _sealed(box, [user, selectors, seen], vector) or _sealed(box, [user, selectors, digest(seen)], vector)
+def heads(user: str, selectors: str, seen: Marks) -> tuple[bytes, ...]:
+    """What a token says beside its vector, in full and in short, as far as it fits into one; it may serve several."""
+    found = (orjson.dumps([user, selectors, what]) for what in (seen, digest(seen)))
+    small = (head if len(head) < _SMALL else zlib.compress(head) for head in found)
+    return tuple(head for head in small if len(head) < LONGEST)
 
 
-def _sealed(box: Box, content: list[str | Marks], vector: bytes) -> str:
-    head = orjson.dumps(content)
-    head = head if len(head) < _SMALL else zlib.compress(head)
+def seal(box: Box, heads: Iterable[bytes], vector: bytes) -> str:
+    """A token of the first head that fits beside a packed vector; empty when none does."""
+    return next(filter(None, (_sealed(box, head, vector) for head in heads)), "")
+
+
+def _sealed(box: Box, head: bytes, vector: bytes) -> str:
     if len(head) + len(vector) > LONGEST:
         return ""
     sealed = box.seal(len(head).to_bytes(2, "big") + head + vector, "resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from kubegems.agent.v1.events_pb2 import ObservedChange
 from kubegems.jobs.v1.events_pb2 import JobMoved
@@ -154,7 +155,7 @@ def test_resume_tokens_are_useless_to_others_and_for_other_questions() -> None:
     box = Box(b"k" * 32)
     asked = resume.selectors_hash(Selection((Selector(("tenants/acme",)),)))
     vector: resume.Vector = {"c1//pods": ["e", 4]}
-    token = resume.seal(box, "dev", asked, {"": "x"}, resume.packed(vector))
+    token = resume.seal(box, resume.heads("dev", asked, {"": "x"}), resume.packed(vector))
     assert resume.open_token(box, token, "dev", asked) == resume.Past({"": "x"}, vector)
     assert resume.open_token(box, token, "eve", asked) is None
     assert resume.open_token(box, token, "dev", resume.selectors_hash(Selection())) is None
@@ -166,12 +167,25 @@ def test_resume_tokens_hold_4_kb_at_most() -> None:
     """Too many environments become a digest; a vector that is too large no token at all."""
     box = Box(b"k" * 32)
     many = resume.marks({f"tenants/{random.Random(i).randbytes(9).hex()}": ("c1", str(i)) for i in range(500)})
-    token = resume.seal(box, "dev", "h", many, resume.packed({"c1//pods": ["e", 4]}))
+    token = resume.seal(box, resume.heads("dev", "h", many), resume.packed({"c1//pods": ["e", 4]}))
     assert 0 < len(token) <= resume.LONGEST
     assert resume.open_token(box, token, "dev", "h") == resume.Past(resume.digest(many), {"c1//pods": ["e", 4]})
     large: resume.Vector = {f"{random.Random(i).randbytes(18).hex()}/g/r": ["e", i] for i in range(300)}
-    assert resume.seal(box, "dev", "h", {}, resume.packed(large)) == ""
+    assert resume.seal(box, resume.heads("dev", "h", {}), resume.packed(large)) == ""
     assert resume.open_token(box, "A" * (resume.LONGEST + 1), "dev", "h") is None
+
+
+def test_the_same_rights_told_again_change_nothing() -> None:
+    """As after a break of the watch, for thousands at once: neither what waits nor what was made of the rights."""
+    h = hub()
+    admin = subscribed(h, Grants())
+    h.regrant(admin, ADMIN)
+    before, admin.heads = admin.grants, (b"made",)
+    assert h.regrant(admin, replace(ADMIN, changed=1.0)) == []
+    assert (admin.grants is before, admin.heads, len(admin.queue)) == (True, (b"made",), 0)
+    h.regrant(admin, DEV)
+    assert admin.grants == DEV
+    assert not admin.heads
 
 
 async def test_jobs_and_messages_of_lost_rights_are_taken_back() -> None:

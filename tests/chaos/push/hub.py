@@ -24,7 +24,9 @@ from deploy.local.ports import Ports
 from deploy.local.process import Process
 from libs.bus import Bus, streams
 from libs.clock import new_id
-from tests.integration.push.rig import PODS, UID, Cluster, _replica
+from libs.kube.resources import PODS
+from tests.integration.push.cluster import UID, Cluster
+from tests.integration.push.rig import msgbus_part
 from tests.kit.data import DatabaseServer, FreshDatabase
 from tests.kit.eventually import eventually
 from tests.kit.gateway import PASSWORD, configuration
@@ -190,7 +192,7 @@ async def hub(folder: Path, certificates: Certificates, ports: Ports, postgres: 
         stack.push_async_callback(bus.close)
         await bus.ensure_stream(streams.cluster(UID))
         made = [
-            _replica(folder, certificates, nats, i, port, ports.take(f"chaos-metrics-{i}"), config.internal_address)
+            msgbus_part(folder, certificates, nats, i, port, ports.take(f"chaos-metrics-{i}"), config.internal_address)
             for i, port in enumerate(addresses)
         ]
         replicas = [await parts.start(part) for part in made]
@@ -240,4 +242,4 @@ async def insist(work: Callable[[], Awaitable[T]]) -> T:
             raise AssertionError(repr(error)) from error
 
     (found,) = await eventually(once, within=30)
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return] # read from JSON

@@ -20,10 +20,11 @@ import pytest
 
 from libs.bus import streams
 from libs.faults import Fault
+from libs.kube.resources import PODS
 from tests.chaos.push.hub import ACME, BRIEF, GLOBEX, Hub, frozen, insist
 from tests.chaos.push.hub import hub as built
 from tests.chaos.push.watcher import Allowed, Watcher
-from tests.integration.push.rig import PODS, UID
+from tests.integration.push.cluster import UID
 from tests.kit.data import postgres_server
 
 CHANGES = int(os.environ.get("KUBEGEMS_CHAOS_CHANGES", "3000"))

@@ -14,7 +14,8 @@ from kubegems.messages.v1 import events_pb2
 from libs.bus import streams, subjects
 from libs.clock import new_id
 from services.msgbus.post import DURABLE
-from tests.integration.push.rig import UID, Rig
+from tests.integration.push.cluster import UID
+from tests.integration.push.rig import Rig
 
 OTHER = "0197a1b2-0000-7000-8000-000000000002"
 ALERTS = Path(__file__).parents[3] / "deploy/alerts/push.yaml"

@@ -11,7 +11,10 @@ import pytest
 
 from kubegems.messages.v1 import event_pb2, message_service_pb2
 from libs.faults import NotFound
-from tests.integration.push.rig import ACME, CONFIG_MAPS, GLOBEX, PODS, Rig, Viewer
+from libs.kube.resources import CONFIG_MAPS, PODS
+from tests.integration.push.gateway import ACME, GLOBEX
+from tests.integration.push.rig import Rig
+from tests.integration.push.viewer import Viewer
 
 pytestmark = pytest.mark.timeout(120)
 Event = event_pb2.Event

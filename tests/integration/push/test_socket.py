@@ -16,8 +16,10 @@ import pytest
 
 from deploy.local import part as parts
 from libs.bus import Bus, streams
+from libs.kube.resources import PODS
 from services.gateway.edge.messages_socket import BEARER, PROTOCOL
-from tests.integration.push.rig import PODS, UID, Cluster, _replica
+from tests.integration.push.cluster import UID, Cluster
+from tests.integration.push.rig import msgbus_part
 from tests.kit.gateway import PASSWORD, Gateway, configuration, running
 from tests.kit.rest import User
 
@@ -62,7 +64,7 @@ async def scene(  # noqa: PLR0917 -- fixtures
     config = configuration(
         folder, database, nats_server, hub_certificates, free_ports, msgbus_address=f"127.0.0.1:{port}", cors_origins=OTHER
     )  # fmt: skip
-    replica = _replica(folder, hub_certificates, nats_server, 0, port, metrics, config.internal_address)
+    replica = msgbus_part(folder, hub_certificates, nats_server, 0, port, metrics, config.internal_address)
     tasks: list[asyncio.Task[None]] = []
 
     def spawn(name: str, work: Any) -> asyncio.Task[None]:

@@ -72,7 +72,7 @@ class Api:
         pipeline: runs the calls.
         methods: which of its methods are bound; internal ones are left out in any case.
         cors: which other origins' pages may call; none by default.
-        limit: by client address, for what becomes no call (unknown paths, OPTIONS, broken requests); raises Exhausted.
+        limit: by client address, for what becomes no call (unknown paths, OPTIONS, broken requests, fixed documents); raises Exhausted.
     """
 
     def __init__(
@@ -106,16 +106,16 @@ class Api:
         try:
             routed = self._read(request, request_id, sent)
         except Fault:
-            self._uncalled(request)
+            self.uncalled(request.address)
             raise
         if isinstance(routed, Answer):
-            self._uncalled(request)
+            self.uncalled(request.address)
         return routed
 
-    def _uncalled(self, request: Request) -> None:
-        """What no call's limits hold back."""
+    def uncalled(self, address: str) -> None:
+        """Draws on an address for what no call's limits hold back; raises Exhausted."""
         if self._limit is not None:
-            self._limit(request.address)
+            self._limit(address)
 
     def _read(self, request: Request, request_id: str, sent: dict[str, str]) -> Answer | tuple[Binding, str, Call, Any]:
         segments, pairs = paths.split(request.target)
@@ -144,7 +144,7 @@ class Api:
             reply = method.response_class.FromString(reply)
         if_none_match = request.headers.get("if-none-match", "") if request.method in ("GET", "HEAD") else ""
         answer = _reply(binding, reply, sent, if_none_match, call.request_id)
-        if method.path in self._compressible and request.method != "HEAD":
+        if method.path in self._compressible:  # HEAD too, whose headers are those of GET
             await compress.squeeze(answer, request.headers.get("accept-encoding", ""))
         return answer
 

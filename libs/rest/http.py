@@ -13,7 +13,7 @@ from aiohttp import web
 from libs.clock import new_id
 from libs.faults import Fault
 from libs.rest import errors, streams
-from libs.rest.api import SSE, Answer, Api, Request
+from libs.rest.api import JSON, SSE, Answer, Api, Request
 from libs.rest.connection import Guard, Site
 from libs.rest.errors import HttpFault
 from libs.rest.fixed import Fixed
@@ -57,19 +57,27 @@ class HttpServer:
         self._app.router.add_route(method, path, handler)
 
     def add_document(self, path: str, produce: Document) -> None:
-        """Serves a small document, JSON unless its headers say otherwise, to everyone who asks by GET, such as a probe."""
+        """Serves a small document, JSON unless its headers say otherwise, to everyone who asks by GET, however often.
+
+        It is for probes, which may come from an address that is not theirs alone, so it must cost nothing.
+        """
 
         async def handle(_request: web.Request) -> web.StreamResponse:
             status, headers, body = await produce()
             more = dict(headers)
-            return _response(Answer(status, more.pop("Content-Type", "application/json"), body, more))
+            return _response(Answer(status, more.pop("Content-Type", JSON), body, more))
 
         self._app.router.add_get(path, handle)
 
     def add_fixed(self, path: str, fixed: Fixed) -> None:
-        """Serves a document that never changes to everyone who asks by GET or HEAD."""
+        """Serves a document that never changes to everyone who asks by GET or HEAD, as often as the address may."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
+            try:
+                self._api.uncalled(request.remote or "")
+            except Fault as fault:
+                status, headers, body = errors.answer(fault)
+                return _response(Answer(status, JSON, body, headers))
             return _response(fixed.answer({name.lower(): value for name, value in request.headers.items()}))
 
         self._app.router.add_get(path, handle)
@@ -247,4 +255,4 @@ async def _begun(request: web.Request, answer: Answer, content_type: str) -> web
 
 def _refused(answer: Answer, fault: Fault) -> web.Response:
     status, headers, body = errors.answer(fault, answer.headers[errors.REQUEST_ID])
-    return _response(Answer(status, "application/json", body, answer.headers | headers))
+    return _response(Answer(status, JSON, body, answer.headers | headers))

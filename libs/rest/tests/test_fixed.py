@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from libs.faults import Exhausted
 from libs.rest import Api, Fixed, HttpServer
 from libs.rest.tests.library import LIBRARY, Library
 from libs.rpc import Pipeline, methods
@@ -53,6 +55,30 @@ async def test_not_sent_twice(session: aiohttp.ClientSession) -> None:
         assert other.status == 200
     async with session.head("/document", headers={"Accept-Encoding": "identity"}) as head:
         assert (head.status, head.headers["Content-Length"], head.headers["Server"]) == (200, str(len(BODY)), "kubegems")
+
+
+async def test_an_address_gets_so_many() -> None:
+    """Documents draw on their address as unknown paths do; a probe, whose address may be shared, is always answered."""
+
+    def limit(_address: str) -> None:
+        raise Exhausted("enough", retry_after=timedelta(seconds=3))
+
+    async def alive() -> tuple[int, dict[str, str], bytes]:
+        return 200, {}, b"{}"
+
+    pipeline = Pipeline(methods(LIBRARY, Library()), authenticate=Users(), registry=CollectorRegistry())
+    server = HttpServer(Api(pipeline, limit=limit))
+    server.add_fixed("/document", Fixed("application/json", BODY))
+    server.add_document("/healthz", alive)
+    port = await server.start("127.0.0.1", 0, None)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as made:
+        async with made.get("/document") as refused:
+            error = (await refused.json())["error"]
+        assert (refused.status, refused.headers["Retry-After"], error["status"]) == (429, "3", "RESOURCE_EXHAUSTED")
+        assert error["details"][-1]["requestId"] == refused.headers["kubegems-request-id"]
+        async with made.get("/healthz") as probe:
+            assert probe.status == 200
+    await server.drain()
 
 
 async def test_a_line_break_in_a_path_is_ours_to_refuse(session: aiohttp.ClientSession) -> None:

@@ -120,7 +120,7 @@ def test_a_binding_that_cannot_work_is_refused_at_start(binding: Any, words: str
         def GetOptions(self) -> Any:
             return options
 
-    other: Any = type(method)(Other(), method.rule, method.request_class, method.response_class, None)  # type: ignore[arg-type]
+    other: Any = type(method)(Other(), method.rule, method.request_class, method.response_class, None)  # type: ignore[arg-type] # a method without a handler is enough
     with pytest.raises(Refused, match=words):
         list(bindings(other))
 
@@ -251,6 +251,16 @@ async def test_head_is_get_without_a_body(shop: Served) -> None:
     status, headers, empty = await shop.get(f"{BOOK}?pages=3", "HEAD")
     assert (status, empty, headers["ETag"], headers["Content-Length"]) == (200, b"", got["ETag"], str(len(raw)))
     assert (await shop.get("/v1/files/a:download", "HEAD"))[0] == 405
+    big, wants = f"{BOOK}?pages=20000", {"Accept-Encoding": "gzip"}  # written in two parts, and compressed
+    asks: list[dict[str, Any]] = [{}, {"headers": wants}]
+    for more in asks:
+        _, got, raw = await shop.get(big, **more)
+        status, headers, empty = await shop.get(big, "HEAD", **more)
+        assert (status, empty, headers["Content-Length"]) == (200, b"", str(len(raw)))
+        assert [headers.get(name) for name in ("ETag", "Vary", "Content-Encoding")] == [
+            got.get(name) for name in ("ETag", "Vary", "Content-Encoding")
+        ]
+    assert (await shop.get(BOOK))[0] == 200, "the connection is good for more"
 
 
 async def test_the_client_may_set_a_time_limit(shop: Served) -> None:

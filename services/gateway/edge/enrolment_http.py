@@ -7,10 +7,8 @@ listener.
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from libs.clock import new_id
 from libs.faults import Code, Fault, Invalid
@@ -62,16 +60,18 @@ class EnrolmentHttp:
     async def _called(self, request: web.Request) -> bytes:
         method = self._pipeline.method(_SERVICE + request.match_info["method"])
         assert method is not None, "the pipeline has the EnrolmentService"
-        try:
-            async with asyncio.timeout(_SECONDS):
-                message = method.request_class.FromString(await _body(request))
-        except (DecodeError, TimeoutError) as error:
-            raise Invalid("the request cannot be read") from error
         call = Call(
             method, address=request.remote or "", user_agent=request.headers.get("User-Agent", "")[:256], transport="rest",
             request_id=new_id().hex, traceparent=request.headers.get("traceparent", ""), timeout=_SECONDS,
         )  # fmt: skip
-        return bytes((await self._pipeline.unary(call, message)).SerializeToString())
+
+        async def read() -> Message:  # for whom the limits let in
+            try:
+                return method.request_class.FromString(await _body(request))
+            except DecodeError as error:
+                raise Invalid("the request cannot be read") from error
+
+        return bytes((await self._pipeline.unary(call, read)).SerializeToString())
 
 
 async def _body(request: web.Request) -> bytes:

@@ -54,7 +54,7 @@ async def test_strangers_and_mistakes(gateway: Gateway) -> None:
     assert (await gateway.nobody.call("POST", "/sessions", {"username": "admin", "password": "wrong wrong wrong"})).status == 401
     admin = await gateway.nobody.sign_in("admin", PASSWORD)
     refused = await admin.call("POST", "/tenants", {"tenantId": "Acme", "tenat": {}})
-    assert (refused.status, set(refused.fields)) == (400, {"tenat"})
+    assert (refused.status, set(refused.fields)) == (400, {"tenat", "tenant_id"})
 
 
 async def test_a_forwarded_service_that_is_away_is_unavailable(gateway: Gateway) -> None:

@@ -8,10 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from aiohttp import web
-from cryptography import x509
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from kubegems.agent.v1 import tunnel_pb2
@@ -19,22 +17,18 @@ from libs import log
 from libs.clock import Clock, new_id
 from libs.crypt.signing import SigningKey
 from libs.faults import Fault, Unavailable
-from libs.rpc.peers import CLUSTER
 from libs.rpc.pipeline import Pipeline
-from libs.tunnel import Limits, Reset, Stream, calls
+from libs.tunnel import Limits, Mux
 from libs.tunnel.kubernetes import Request
-from libs.tunnel.mux import Accept
-from libs.tunnel.tcp import Connection, listen
-from libs.tunnel.websocket import SocketConnection
-from services.gateway.fleet import PROTOCOL_KEY
+from libs.tunnel.tcp import listen
 from services.gateway.fleet.health_store import Measure
 from services.gateway.link import metrics
 from services.gateway.link.announcer import Announcer, OnChange
+from services.gateway.link.arrivals import Arrivals
 from services.gateway.link.broker_stream import BrokerStreams
-from services.gateway.link.door import Allowed, AnyConnection, Door, Number, Refused, cluster_of, counter, is_gateway
+from services.gateway.link.door import Allowed, Door, Number, Refused, counter
 from services.gateway.link.exchange import Body, Exchange, Renew
 from services.gateway.link.flaps import Flaps
-from services.gateway.link.forwarding import ForwardDesk
 from services.gateway.link.grants import Principal
 from services.gateway.link.leaving import Leaving
 from services.gateway.link.peers import Peers
@@ -57,6 +51,10 @@ class ClusterOffline(Unavailable):
 class Links:
     """The registry of tunnels.
 
+    Attributes:
+        hub_uid: uid of this hub, which agents keep.
+        arrivals: takes connections.
+
     Args:
         hub_uid: uid of this hub, which agents keep.
         version: of this program.
@@ -78,9 +76,7 @@ class Links:
         number: Number | None = None, peers: Peers | None = None, broker: str = "",
     ) -> None:  # fmt: skip
         self.hub_uid = hub_uid
-        self._pipeline = pipeline
         self._clock = clock
-        self._limits = limits
         self._door = Door(
             hub_uid, version, tuple(protocols), allowed, number or counter(), clock, SigningKey.generate(new_id().hex)
         )  # fmt: skip
@@ -89,11 +85,10 @@ class Links:
         self._tunnels: dict[str, Tunnel] = {}
         self._leaving = Leaving()
         self._flaps = Flaps()
-        self._connections: set[asyncio.Task[None]] = set()
-        self._greeting: dict[AnyConnection, asyncio.Event] = {}
         self._announcer = Announcer(on_change) if on_change else None
         figures = metrics.of(registry)
-        self._online, self._refused, self._forwarded = figures.online, figures.refused, figures.forwarded
+        self._online, self._forwarded = figures.online, figures.forwarded
+        self.arrivals = Arrivals(self._door, self, pipeline=pipeline, broker=self._broker, figures=figures, limits=limits)
         self._server: asyncio.Server | None = None
         if peers is not None:
             peers.presence.of(self)
@@ -102,7 +97,7 @@ class Links:
 
     async def serve(self, host: str, port: int, tls: ssl.SSLContext) -> int:
         """Starts to listen; the port in use."""
-        self._server = await listen(host, port, tls, self.connection)
+        self._server = await listen(host, port, tls, self.arrivals.connection)
         if self._announcer is not None:
             self._announcer.start()
         return int(self._server.sockets[0].getsockname()[1])
@@ -133,10 +128,7 @@ class Links:
         self._leaving.close()
         for tunnel in list(self._tunnels.values()):
             tunnel.mux.abort("the hub stops")
-        for task in self._connections:
-            task.cancel()
-        if self._connections:
-            await asyncio.wait(self._connections)
+        await self.arrivals.close()
         if self._peers is not None:
             self._peers.close()
         if self._announcer is not None:
@@ -282,60 +274,10 @@ class Links:
         self._online.set(len(self._tunnels))
         self._leaving.add(tunnel)
 
-    # -- connections
+    # -- for arrivals
 
-    def connection(self) -> Connection:
-        """The protocol of a connection that an agent makes."""
-        return Connection(
-            odd=True, accept=self._accept_from, on_made=self.made,
-            limits=self._limits, name="hub tunnel", now_millis=self._door.now_millis,
-        )  # fmt: skip
-
-    def socket_connection(self, socket: web.WebSocketResponse, certificate: x509.Certificate, peer: str) -> SocketConnection:
-        """The same over a WebSocket whose other end proved that it holds a certificate's key."""
-        return SocketConnection(
-            socket, odd=True, accept=self._accept_from, peer=peer,
-            certificate=certificate, limits=self._limits, name="hub tunnel", now_millis=self._door.now_millis,
-        )  # fmt: skip
-
-    def made(self, connection: AnyConnection) -> None:
-        """A connection stands: greets it, and keeps it until it ends."""
-        self._greeting[connection] = asyncio.Event()
-        task = asyncio.get_running_loop().create_task(self._run(connection), name=f"tunnel from {connection.peer}")
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
-    async def _run(self, connection: AnyConnection) -> None:
-        """A connection from its first byte to its last; a task's whole life."""
-        mux = connection.mux
-        tunnel: Tunnel | None = None
-        try:
-            if is_gateway(connection):
-                expires = await self._door.gateway(connection)
-            else:
-                tunnel, expires = await self._door.agent(connection)
-                self._take(tunnel)
-        except Refused as refused:
-            self._refused.labels(refused.why).inc()
-            _log.warning("tunnel.refused", why=refused.why, address=connection.peer, cluster_uid=refused.uid)
-            mux.abort(refused.why)
-            return
-        except Exception as error:  # noqa: BLE001 -- whatever broke, this connection is over and the others go on
-            _log.error("tunnel.greeting_failed", address=connection.peer, exc_info=error)
-            mux.abort("greeting failed")
-            return
-        finally:
-            self._greeting.pop(connection).set()
-        try:
-            async with asyncio.timeout(expires):
-                await mux.closed()
-        except TimeoutError:
-            mux.abort("the peer's certificate expired")
-        finally:
-            if tunnel is not None:
-                self._drop(tunnel)
-
-    def _take(self, tunnel: Tunnel) -> None:
+    def take(self, tunnel: Tunnel) -> None:
+        """A tunnel stands; raises Refused."""
         old = self._tunnels.get(tunnel.uid)
         if self._leaving.begun or (old is not None and old.number > tunnel.number):
             raise Refused("the gateway stops" if self._leaving.begun else "a newer tunnel stands", tunnel.uid)
@@ -355,7 +297,8 @@ class Links:
         if self._flaps.replaced(new.uid, new.since):
             _log.error("tunnel.flapping", cluster_uid=new.uid, address=new.address, other_address=other)
 
-    def _drop(self, tunnel: Tunnel) -> None:
+    def drop(self, tunnel: Tunnel) -> None:
+        """It is gone."""
         self._leaving.discard(tunnel)
         if self._tunnels.get(tunnel.uid) is not tunnel:
             return
@@ -364,39 +307,13 @@ class Links:
         _log.info("tunnel.offline", cluster_uid=tunnel.uid)
         self._told(tunnel, online=False)
 
+    def of(self, uid: str, mux: Mux) -> Tunnel | None:
+        """A cluster's tunnel over a connection, also one whose agent was asked to go elsewhere."""
+        tunnel = self._tunnels.get(uid)
+        return tunnel if tunnel is not None and tunnel.mux is mux else self._leaving.of(mux)
+
     def _told(self, tunnel: Tunnel, *, online: bool) -> None:
         if self._peers is not None:
             self._peers.presence.touch(tunnel.uid)
         if self._announcer is not None:
             self._announcer.tell(tunnel.uid, tunnel.version, tunnel.number, online=online)
-
-    def _accept_from(self, connection: AnyConnection) -> Accept:
-        if is_gateway(connection):
-            return ForwardDesk(self).serve
-        return lambda stream, header: self._accept(connection, stream, header)
-
-    async def _accept(self, connection: AnyConnection, stream: Stream, header: bytes) -> None:
-        """Serves a call of the agent; the cluster is its certificate's, whatever the request says."""
-        if (greeting := self._greeting.get(connection)) is not None:
-            await greeting.wait()  # the agent's first streams come with its greeting
-        uid = cluster_of(connection.certificate())
-        tunnel = self._tunnels.get(uid)
-        if tunnel is None or tunnel.mux is not connection.mux:
-            tunnel = self._leaving.of(connection.mux)
-        try:
-            opened = tunnel_pb2.StreamHeader.FromString(header)
-        except DecodeError:
-            stream.reset(Reset.BROKEN, "the header cannot be read")
-            return
-        purpose = opened.WhichOneof("purpose")
-        if tunnel is None:
-            stream.reset(Reset.LOST, "another tunnel took its place")
-            return
-        if purpose not in ("call", "broker"):
-            stream.reset(Reset.REFUSED, "not served")
-            return
-        if purpose == "broker":
-            await self._broker.serve(stream, uid)
-            return
-        peer, parent, metadata = CLUSTER + uid, opened.traceparent, {PROTOCOL_KEY: str(tunnel.protocol)}
-        await calls.serve(stream, opened.call, self._pipeline, peer=peer, traceparent=parent, address=connection.peer, metadata=metadata)

@@ -54,7 +54,7 @@ class TunnelSocket:
             _log.warning("tunnel.unproved", address=address, why=str(error))
             await socket.close(code=_CLOSED_POLICY, message=b"not proved")
             return socket
-        connection = self._links.socket_connection(socket, certificate, address)
-        self._links.made(connection)
+        connection = self._links.arrivals.socket_connection(socket, certificate, address)
+        self._links.arrivals.made(connection)
         await connection.run()
         return socket

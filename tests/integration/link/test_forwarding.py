@@ -17,7 +17,7 @@ from libs import rpc
 from libs.crypt.ca import SPIFFE
 from libs.faults import Fault, Invalid, PermissionDenied
 from libs.rpc.call import Call
-from libs.tunnel import Ended, Limits, Reset
+from libs.tunnel import Ended, Limits, Reset, StreamEnded
 from libs.tunnel.calls import Disconnected
 from libs.tunnel.kubernetes import Request
 from libs.tunnel.tcp import Connection, client_tls, dial, listen, server_tls
@@ -27,6 +27,7 @@ from services.gateway.link.exchange import AccessEnded, Exchange
 from services.gateway.link.grants import Principal, ServicePrincipal
 from services.gateway.link.links import ClusterOffline, Links
 from services.gateway.link.peers import Peers
+from services.gateway.link.tunnel import Tunnel
 from tests.integration.link.rig import CLOCK, DEV, GET_INVENTORY, Agent, Rig, kubeconfig
 from tests.integration.link.upstream import Came, Upstream, upstream
 
@@ -72,7 +73,7 @@ class Asking:
     def __init__(self, rig: Rig, address: str, *, hub_uid: str = "hub-1", certificate: str = "gateway") -> None:
         self.map = Map(address)
         files = (rig.folder / f"{certificate}.crt", rig.folder / f"{certificate}.key", rig.folder / "ca.crt")
-        self.peers = Peers(self.map, lambda: client_tls(*files), hub_uid=hub_uid, limits=Limits(ping_every=0.5, ping_timeout=5))  # type: ignore[arg-type]
+        self.peers = Peers(self.map, lambda: client_tls(*files), hub_uid=hub_uid, limits=Limits(ping_every=0.5, ping_timeout=5))  # type: ignore[arg-type] # three files
         self.links = Links(
             hub_uid=hub_uid, version="1.0", pipeline=rpc.Pipeline([], registry=CollectorRegistry()), allowed=rig._allowed, clock=CLOCK,
             registry=CollectorRegistry(), peers=self.peers,
@@ -269,6 +270,33 @@ async def test_only_gateways_may_forward(rig: Rig, pair: tuple[Agent, Upstream])
         await stranger.links.call(pair[0].uid, GET_INVENTORY, ASKED, DEV)
 
 
+async def test_nothing_is_forwarded_before_the_greeting_is_found_good(
+    rig: Rig, pair: tuple[Agent, Upstream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another hub's gateway sends along with its greeting gets no grant."""
+    signed: list[Any] = []
+    sign = Tunnel.sign
+
+    def recorded(tunnel: Tunnel, header: Any, principal: Principal, verbs: Any) -> Any:
+        signed.append(header)
+        return sign(tunnel, header, principal, verbs)
+
+    monkeypatch.setattr(Tunnel, "sign", recorded)
+    opening = tunnel_pb2.StreamHeader(
+        kubernetes=tunnel_pb2.KubernetesHeader(method="GET", path="/version"),
+        forward=tunnel_pb2.Forward(cluster_uid=pair[0].uid, user="gems:user:admin"),
+    ).SerializeToString()
+    tls = client_tls(*(rig.folder / name for name in ("gateway.crt", "gateway.key", "ca.crt")))
+    for hub_uid, reached in (("another", False), ("hub-1", True)):
+        connection = await _dialled(rig, tls)
+        connection.mux.hello(tunnel_pb2.Hello(hub_uid=hub_uid).SerializeToString())
+        stream = connection.mux.open(opening, end=True)
+        with contextlib.suppress(StreamEnded):
+            await asyncio.wait_for(stream.receive(), 5)
+        assert bool(signed) is reached
+        connection.mux.abort("done")
+
+
 async def test_only_a_gateway_is_asked(rig: Rig) -> None:
     """Whoever answers at the address must prove that it is a gateway, even with a certificate of the hub for that name."""
     rig.pair("msgbus", dns=("gateway.hub.kubegems.internal",), uri=f"{SPIFFE}/hub/msgbus")
@@ -307,15 +335,19 @@ async def test_kubernetes_own_users_are_never_named(rig: Rig, asking: Asking, pa
 
 
 async def _greeted(rig: Rig, tls: Any) -> Connection:
-    async def refuse(stream: Any, header: bytes) -> None:
-        stream.reset(Reset.REFUSED)
-
-    connection = await dial(
-        "127.0.0.1", rig.port, tls, lambda: Connection(odd=False, accept=lambda _: refuse), server_name="gateway.hub.kubegems.internal"
-    )
+    connection = await _dialled(rig, tls)
     connection.mux.hello(tunnel_pb2.Hello(protocols=[2], version="1").SerializeToString())
     await connection.mux.greeted(5)
     return connection
+
+
+async def _dialled(rig: Rig, tls: Any) -> Connection:
+    async def refuse(stream: Any, header: bytes) -> None:
+        stream.reset(Reset.REFUSED)
+
+    return await dial(
+        "127.0.0.1", rig.port, tls, lambda: Connection(odd=False, accept=lambda _: refuse), server_name="gateway.hub.kubegems.internal"
+    )
 
 
 async def _lived(exchange: Exchange, most: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -91,7 +91,9 @@ class Client:
         """Every item of a list, page by page."""
         return paging.pages(method, request, **options)
 
-    def stream(self, method: Callable[..., Any], request: Message, *, lost: Callable[[Fault], None] | None = None) -> AsyncIterator[Any]:
+    def stream(
+        self, method: Callable[..., Any], request: Message, *, lost: Callable[[Fault], None] | None = None
+    ) -> AsyncGenerator[Any, None]:
         """Items of a server stream through outages; see `streams.resumed`."""
         return streams.resumed(method, request, self.retries, lost=lost)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ _WORKED = 5.0  # seconds after which a stream counts as having worked, so that w
 
 async def resumed(
     method: Callable[..., Any], request: Q, retries: Retries, *, lost: Callable[[Fault], None] | None = None
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, None]:
     """Items of a server stream, which is opened again after an outage until it ends by itself; the request stays as it is.
 
     Where the items carry a `resume_token`, it goes on behind the last one that was handed out; without one it starts

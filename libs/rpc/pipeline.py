@@ -156,7 +156,7 @@ class Pipeline:
                     return replayed
         await self._record.begin(call, request)
         work.handling = True
-        return await work.plan.method.handler(request, call)  # type: ignore[misc]
+        return await work.plan.method.handler(request, call)  # type: ignore[misc] # unary, as its kind says
 
     async def _admit(self, work: _Work) -> Message:
         """Who calls, how often, with what, and whether they may. What the limiter refuses leaves no record, or a flood would."""

@@ -37,5 +37,5 @@ def examples(**instead: str) -> Iterator[Example]:
         for verb, operation in operations.items():
             shown = {p["name"]: instead.get(p["name"], p.get("example", "x")) for p in operation["parameters"] if p["in"] == "path"}
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-            filled = _PLACE.sub(lambda match, shown=shown: shown[match[1]], path)  # type: ignore[misc]
+            filled = _PLACE.sub(lambda match, shown=shown: shown[match[1]], path)  # type: ignore[misc] # mypy cannot infer a lambda with a default
             yield Example(operation["operationId"], verb.upper(), filled, content.get("example"), "x-kubegems-stream" in operation)

@@ -242,7 +242,7 @@ async def test_in_the_own_tenant(rpc: str, name: str, may: str) -> None:
     for who in WHO:
         for caller in _callers(who):
             fault = await _fault(rpc, caller, name)
-            assert (fault is None) == (who in may), f"{rpc} {name} {who} {caller.rights.memberships}: {fault}"  # type: ignore[attr-defined]
+            assert (fault is None) == (who in may), f"{rpc} {name} {who} {caller.rights.memberships}: {fault}"  # type: ignore[attr-defined] # every caller here is a user
 
 
 @pytest.mark.parametrize(("rpc", "name", "may"), [row for row in MAY if row[1].startswith(T)])

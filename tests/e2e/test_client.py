@@ -52,7 +52,7 @@ async def test_a_deleted_key_ends_its_stream_within_a_second(stack: Platform, pl
         with pytest.raises(PermissionDenied):
             await environments.DeleteEnvironment(environment_service_pb2.DeleteEnvironmentRequest(name=DEV))
         subscribe = client.stub(message_service_pb2_grpc.MessageServiceStub).Subscribe
-        async with aclosing(client.stream(subscribe, message_service_pb2.SubscribeRequest(scopes=[DEV], snapshot=True))) as events:  # type: ignore[type-var]
+        async with aclosing(client.stream(subscribe, message_service_pb2.SubscribeRequest(scopes=[DEV], snapshot=True))) as events:
             async for event in events:
                 if event.kind == event_pb2.Event.SNAPSHOT_END:
                     break

@@ -244,14 +244,14 @@ async def test_a_stream_outlives_the_hub(serve: Callable[..., Any], tls: Any) ->
             yield event
         await wait.wait()
 
-    made.Subscribe = endless  # type: ignore[method-assign]
+    made.Subscribe = endless  # type: ignore[method-assign] # this test's own answer
     async with serve(made) as (_, port):
         caller = Client(f"127.0.0.1:{port}", ca=tls.ca_file, api_key="kgk_key", retries=Retries(first=0.05, longest=0.2))
         stream = caller.stream(_subscribe(caller), message_service_pb2.SubscribeRequest())
         assert [(await anext(stream)).resume_token for _ in range(2)] == ["1", "2"]
         following = asyncio.ensure_future(anext(stream))
     made.events.append(3)
-    async with serve(made, port), caller, aclosing(stream):  # type: ignore[type-var]
+    async with serve(made, port), caller, aclosing(stream):
         async with asyncio.timeout(20):
             assert (await following).resume_token == "3"
     assert made.asked == ["", "2"]

@@ -57,7 +57,7 @@ async def test_copy_follows_a_real_server(kube: KubeClient, namespace: str, even
         await kube.delete(CONFIG_MAPS, "first", namespace)
         await eventually(lambda: ("DELETED", "first") in seen.changes, within=5)
     assert seen.changes == [("ADDED", "first"), ("LISTED", ""), ("ADDED", "second"), ("MODIFIED", "second"), ("DELETED", "first")]
-    assert reflector.store.get("second", namespace)["data"] == {"x": "1"}  # type: ignore[index]
+    assert reflector.store.get("second", namespace)["data"] == {"x": "1"}  # type: ignore[index] # it is there
     assert [found["metadata"]["name"] for found in reflector.store.find("namespace", namespace)] == ["second"]
 
 

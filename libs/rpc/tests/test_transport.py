@@ -34,7 +34,7 @@ async def _library(**more: Any) -> AsyncIterator[tuple[Any, Library]]:
     port = server.listen("127.0.0.1:0", None)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        channel.port, channel.pipeline = port, pipeline  # type: ignore[attr-defined]
+        channel.port, channel.pipeline = port, pipeline  # type: ignore[attr-defined] # carried along for the tests
         yield channel, library
     await server.drain(0.1)
 

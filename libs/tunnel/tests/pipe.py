@@ -70,7 +70,7 @@ def pair(left: Serve, right: Serve, limits: Limits | None = None, *, cut: Callab
     a, b = Pipe(cut), Pipe(cut)
     a.other, b.other = b, a
     a.mux = Mux(a, odd=True, accept=left, limits=limits, name="a")  # type: ignore[arg-type] # awaitable functions are enough
-    b.mux = Mux(b, odd=False, accept=right, limits=limits, name="b")  # type: ignore[arg-type]
+    b.mux = Mux(b, odd=False, accept=right, limits=limits, name="b")  # type: ignore[arg-type] # as above
     a.mux.hello(b"a")
     b.mux.hello(b"b")
     return a.mux, b.mux

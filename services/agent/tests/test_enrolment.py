@@ -221,7 +221,7 @@ async def test_trust_moves_from_one_ca_to_the_next(tmp_path: Path, token_file: P
             road = found._enrolment._road
             address = road._address  # type: ignore[attr-defined] # it is a listener
             servers.append(await serve(hub, chain=authority.certificate))
-            road._address = hub.address  # type: ignore[attr-defined]
+            road._address = hub.address  # type: ignore[attr-defined] # as above
             found.told(ca.bundle_hash(bundle))
             await eventually(lambda bundle=bundle: found.identity.ca_file.read_text() == bundle, within=5)
             assert address != hub.address

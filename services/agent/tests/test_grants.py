@@ -74,7 +74,7 @@ REFUSED: dict[str, dict[str, object]] = {
 def test_a_grant_is_refused(hub: Hub, why: str) -> None:
     """Each flaw alone refuses the grant."""
     with pytest.raises(GrantRefused):
-        hub.book.check(hub.use(**REFUSED[why]), "get")  # type: ignore[arg-type]
+        hub.book.check(hub.use(**REFUSED[why]), "get")  # type: ignore[arg-type] # fields by name
 
 
 def test_an_unsigned_grant_is_refused(hub: Hub) -> None:

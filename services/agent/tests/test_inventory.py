@@ -46,13 +46,13 @@ async def test_a_real_cluster_is_counted_as_the_caller(kube: KubeClient) -> None
     status = {"capacity": capacity, "allocatable": capacity}
     await kube.patch_status(NODES, "inventory-test", {"status": status})
     try:
-        found = (await inventory.GetInventory(wire.GetInventoryRequest(), None)).inventory  # type: ignore[arg-type]
+        found = (await inventory.GetInventory(wire.GetInventoryRequest(), None)).inventory  # type: ignore[arg-type] # it asks for no call
         assert found.kubernetes_version.startswith("v1.")
         assert found.nodes >= 1
         assert found.capacity["cpu"]
         assert found.capacity["memory"].endswith("i")
         user[0] = Principal("gems:user:nobody")
         with pytest.raises(faults.PermissionDenied):
-            await inventory.GetInventory(wire.GetInventoryRequest(), None)  # type: ignore[arg-type]
+            await inventory.GetInventory(wire.GetInventoryRequest(), None)  # type: ignore[arg-type] # as above
     finally:
         await kube.delete(NODES, "inventory-test")

@@ -52,7 +52,7 @@ async def test_it_waits_for_missing_crds_and_says_which(monkeypatch: pytest.Monk
 async def test_a_nodes_heartbeat_concerns_nobody() -> None:
     """Only a change of pod addresses is told: nodes report all the time."""
     told: list[Resource] = []
-    world = World(Server(), pod_cidrs=("10.1.0.0/16",), on_change=lambda resource, _: told.append(resource))  # type: ignore[arg-type]
+    world = World(Server(), pod_cidrs=("10.1.0.0/16",), on_change=lambda resource, _: told.append(resource))  # type: ignore[arg-type] # a double
     reflector = world._reflectors[NODES]
 
     async def seen(version: str, cidr: str) -> None:

@@ -20,7 +20,7 @@ from services.msgbus.wash import LONGEST_COLUMN, MOST_LABELS, escaped, started, 
 
 def change(**values: object) -> ObservedChange:
     given = {"resource": "pods", "version": "v1", "kind": "Pod", "namespace": "acme", "name": "web", "verb": ObservedChange.ADDED} | values
-    return ObservedChange(**given)  # type: ignore[arg-type]
+    return ObservedChange(**given)  # type: ignore[arg-type] # fields by name
 
 
 @pytest.mark.parametrize(

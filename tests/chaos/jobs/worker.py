@@ -49,7 +49,7 @@ async def main(settings: dict[str, Any], name: str) -> None:
     """Works until it is told to stop."""
     database = await Database.connect(settings["dsn"], application_name=name, patience=60)
     files = tuple(Path(path) for path in settings["tls"])
-    bus = await Bus.connect(settings["nats"], name="worker", tls=files, nkey_seed_file=Path(settings["seed"]))  # type: ignore[arg-type]
+    bus = await Bus.connect(settings["nats"], name="worker", tls=files, nkey_seed_file=Path(settings["seed"]))  # type: ignore[arg-type] # three files
     dispatcher = Dispatcher(database, bus, known(), window=40, check_seconds=CHECK_SECONDS, lease=LEASE, bundle=3)
 
     async def may(username: str, permission: str, scope: str) -> bool:

@@ -114,7 +114,7 @@ async def test_an_unknown_id_costs_what_a_wrong_secret_does(house: House) -> Non
     key = await house.key(await house.admin())
     assert not await _refused(house, key)  # it is in use, and remembered
     wrong = key[:-1] + ("A" if key[-1] != "A" else "B")
-    check, times = house.identity.key_check, {"unknown": [], "wrong": []}  # type: ignore[var-annotated]
+    check, times = house.identity.key_check, {"unknown": [], "wrong": []}  # type: ignore[var-annotated] # lists of seconds
     for _ in range(150):
         for kind, text in (("unknown", KeyText.new(new_id()).text), ("wrong", wrong)):
             started = time.perf_counter()

@@ -106,6 +106,9 @@ class Ending:
         job = end.outcome.report.job
         end.refused += 1
         _log.error("job.outcome_refused", job=job.name, exc_info=error)
+        if end.refused >= 2 * _REFUSALS:  # nor is what says so
+            end.told(end.outcome, None)
+            return
         if end.refused >= _REFUSALS:
             why = "its outcome could not be stored"
             end.outcome = Outcome(report=claims.Report(job), state=State.FAILED, error=why, reason=Reason.NOT_RETRYABLE)

@@ -14,7 +14,8 @@ from libs.faults import DeadlineExceeded, Unavailable
 _AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # connections, memory, disk
+    asyncpg.PostgresSystemError,  # its disk fails
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     ConnectionError,

@@ -60,6 +60,25 @@ async def test_an_outcome_that_is_late_for_good_is_given_up(desk: Desk, monkeypa
     assert (await desk.get(job)).state is State.SUCCEEDED
 
 
+async def test_an_outcome_that_is_never_taken_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even its replacement can be stored: it does not keep the others from being written together for ever."""
+    asked = []
+
+    async def refuses(_tx: Any, outcomes: Any) -> Any:
+        asked.append([outcome.state for outcome in outcomes])
+        raise RuntimeError("never")
+
+    monkeypatch.setattr(claims, "finish", refuses)
+    monkeypatch.setattr(ending, "_REFUSED_SECONDS", 0.01)
+    desk.kind(nothing)
+    job = await desk.enqueue()
+    [message] = await desk.messages()
+    runner = desk.runner()
+    await asyncio.wait_for(runner.handle(message), 10)
+    assert (runner.running, asked[0], asked[-1]) == (0, [State.SUCCEEDED], [State.FAILED])
+    assert (await desk.get(job)).state is State.RUNNING  # until its lease ends
+
+
 def test_a_message_carries_jobs_of_one_queue_in_order() -> None:
     """As many together as asked for, never of two queues, none left out; what is no message of ours is told."""
     sent = [Message(uuid.uuid4(), queue, 1, number) for number, queue in enumerate("aaaaabba")]

@@ -163,3 +163,11 @@ async def test_listen_survives_a_lost_connection(pg: Database, connection: Any, 
     await eventually(lambda: heard == ["", "one", ""], within=5)
     await connection.execute("select pg_notify('news', 'two')")
     await eventually(lambda: heard[-1] == "two", within=5)
+
+
+@pytest.mark.parametrize("code", ["53100", "53200", "53300", "58030"])
+async def test_a_server_without_disk_or_memory_is_away(pg: Database, code: str) -> None:
+    """That is no mistake of the caller's: it is worth another try."""
+    with pytest.raises(Unavailable):
+        async with pg.transaction() as tx:
+            await tx.execute(f"do $$ begin raise exception 'full' using errcode = '{code}'; end $$")

@@ -1,6 +1,8 @@
 """PostgreSQL killed and started again under a Database."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -47,4 +49,25 @@ async def test_killed_and_started_again(server: DatabaseServer, eventually: Any)
         async with database.transaction() as tx:
             await tx.execute("select pg_notify('news', 'back')")
         await eventually(lambda: heard[-1] == "back", within=5)
+        await database.close()
+
+
+async def test_a_rollback_that_is_not_answered_holds_nobody_up(server: DatabaseServer) -> None:
+    """After two seconds the connection is given up, and the next transaction gets another."""
+    database = await Database.connect(server.dsn, application_name="still", max_size=1)
+
+    async def fails() -> None:
+        async with database.transaction() as tx:
+            pids.append(await tx.value("select pg_backend_pid()"))
+            os.kill(pids[0], signal.SIGSTOP)
+            raise ZeroDivisionError
+
+    pids: list[int] = []
+    try:
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(fails(), 15)
+        async with asyncio.timeout(10), database.transaction() as tx:
+            assert await tx.value("select pg_backend_pid()") != pids[0]
+    finally:
+        os.kill(pids[0], signal.SIGCONT)
         await database.close()

@@ -49,6 +49,8 @@ class Server:
         pipeline: runs the calls.
         methods: which of its methods are served here (see `listeners`); all by default.
         max_concurrent: calls at once, all connections together; more are refused with RESOURCE_EXHAUSTED.
+        connections: at once, those in the handshake too; more are closed. C-core does not say whose they are, so this only keeps the
+            process's files; whom it keeps out is for a proxy or firewall to choose.
         per_connection: calls at once of one connection; more wait. Raise it where the gateway brings everybody's streams.
         max_metadata: bytes of metadata; raise it to `MAX_METADATA` where caller contexts come in.
         proxies: whose word about the client's address is taken.
@@ -56,12 +58,13 @@ class Server:
 
     def __init__(
         self, pipeline: Pipeline, methods: Iterable[Method] | None = None, *,
-        max_concurrent: int = 2000, per_connection: int = 256, max_metadata: int = 16 * 1024, proxies: Proxies | None = None,
+        max_concurrent: int = 2000, connections: int = 4096, per_connection: int = 256, max_metadata: int = 16 * 1024,
+        proxies: Proxies | None = None,
     ) -> None:  # fmt: skip
         self._pipeline, self._proxies = pipeline, proxies or Proxies()
         served = list(pipeline.methods if methods is None else methods)
         options = [*_OPTIONS, ("grpc.max_metadata_size", max_metadata), ("grpc.absolute_max_metadata_size", max_metadata)]
-        options.append(("grpc.max_concurrent_streams", per_connection))
+        options += [("grpc.max_allowed_incoming_connections", connections), ("grpc.max_concurrent_streams", per_connection)]
         options.append(("grpc.max_receive_message_length", max(map(sizes.most, served), default=0) + _HEADROOM))
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max_concurrent)
         self.health = health.aio.HealthServicer()

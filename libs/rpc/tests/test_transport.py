@@ -134,6 +134,33 @@ async def test_a_client_that_pings_without_end_is_sent_away() -> None:
         assert b"too_many_pings" in seen
 
 
+async def test_connections_are_bounded() -> None:
+    """One too many is closed; those that are there are served, and a place that is given up is free again."""
+    async with _library(connections=3) as (channel, _):
+        get = channel.unary_unary(GET, Ask.SerializeToString, Book.FromString)
+        await get(Ask(name="x"), metadata=ADMIN)
+        held = [await asyncio.open_connection("127.0.0.1", channel.port) for _ in range(3)]
+        async with asyncio.timeout(5):
+            assert await held[2][0].read() == b"", "the third beside the channel's own"
+            assert [len(await reader.read(1)) for reader, _ in held[:2]] == [1, 1]
+        await get(Ask(name="x"), metadata=ADMIN)
+        for _, writer in held:
+            writer.close()
+        async with asyncio.timeout(5):
+            while not await _greeted(channel.port):
+                await asyncio.sleep(0.01)
+
+
+async def _greeted(port: int) -> bool:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        return bool(await reader.read(1))
+    except ConnectionError:
+        return False
+    finally:
+        writer.close()
+
+
 @pytest.mark.parametrize(("trusted", "seen"), [(["127.0.0.1"], "192.0.2.7"), ([], "127.0.0.1")])
 async def test_a_trusted_proxy_says_who_calls(trusted: list[str], seen: str) -> None:
     """The forwarded address counts behind a trusted proxy only."""

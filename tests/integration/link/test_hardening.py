@@ -13,9 +13,9 @@ import pytest
 
 from services.agent.policy import LocalPolicy, Policy, Rule
 from tests.integration.link.rig import Rig, kubeconfig
-from tests.integration.link.test_kubernetes_edge import OPS, World
-from tests.integration.link.test_kubernetes_edge import PODS as PODS_PATH
 from tests.integration.link.upstream import upstream
+from tests.integration.link.world import OPS, World, world_of
+from tests.integration.link.world import PODS as PODS_PATH
 
 ROOT = Path(__file__).parents[3]
 _AT_ONCE = 40
@@ -23,23 +23,18 @@ _AT_ONCE = 40
 
 @pytest.fixture
 async def world(rig: Rig, tmp_path: Path) -> AsyncIterator[World]:
-    """The world of `test_kubernetes_edge`, with a user `boss` that may act as others."""
-    async with upstream() as up, rig.agent(str(uuid.uuid4()), kubeconfig(tmp_path / "k", up.url), name="local"):
-        rig.journal.records.clear()
-        rig.access.ended.clear()
+    """The world of a user `boss` that may act as others; there is a user `dev` too."""
+    async with world_of(rig, tmp_path, "boss", "gems:platform:admin") as found:
         rig.access.add("dev", OPS)
-        found = World(rig, up, rig.access.add("boss", "gems:platform:admin"))
         rig.access.masters.add("boss")
         yield found
         rig.access.masters.clear()
-        for wire in found.wires:
-            wire.close()
 
 
 def test_every_rule_has_its_test() -> None:
     """The table of docs/security.md names a test for each of the 14 rules, and each is there and states that rule."""
     files = {
-        "edge": Path(__file__).with_name("test_kubernetes_edge.py"),
+        **{name: Path(__file__).with_name(f"test_kubernetes_{name}.py") for name in ("access", "requests", "answers", "upgrades")},
         "hardening": Path(__file__),
         "tokens": ROOT / "services/gateway/identity/tests/test_tokens.py",
     }

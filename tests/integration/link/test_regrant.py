@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace as otel
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -24,6 +24,7 @@ from services.gateway.link.exchange import AccessEnded, Exchange
 from services.gateway.link.grants import Principal, ServicePrincipal
 from tests.integration.link.rig import DEV, Agent, Rig, kubeconfig
 from tests.integration.link.upstream import Came, Upstream, upstream
+from tests.kit.eventually import eventually
 
 WATCH = Request("GET", "/api/v1/pods", "watch=1")
 LIFE = 1.0
@@ -145,10 +146,14 @@ async def test_one_trace_leads_from_the_hub_to_the_api_server(
         async with await rig.links.kubernetes(pair[0].uid, Request("GET", "/api/v1/pods"), None, DEV) as answer:
             assert await answer.whole(100) == b"{}"
         wanted = trace.current_trace_id()
-    await asyncio.sleep(0.1)
-    spans = {s.name: s for s in exporter.get_finished_spans() if otel.format_trace_id(s.context.trace_id) == wanted}
     chain = ["test", "kubernetes.request", "kubernetes.serve", "kubernetes.upstream"]
-    assert set(chain) == set(spans)
+
+    def ended() -> dict[str, ReadableSpan]:
+        spans = {s.name: s for s in exporter.get_finished_spans() if otel.format_trace_id(s.context.trace_id) == wanted}
+        assert set(chain) == set(spans)
+        return spans
+
+    spans = await eventually(ended, within=5)
     for name, child in itertools.pairwise(chain):
         parent = spans[child].parent
         assert parent is not None

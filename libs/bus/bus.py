@@ -105,7 +105,7 @@ class Bus:
         """Sends what is under way and disconnects."""
         await self._connection.close()
 
-    async def publish(self, subject: str, message: Message, *, id: str = "", timeout: float = _DEADLINE) -> int:  # noqa: A002
+    async def publish(self, subject: str, message: Message, *, id: str = "", timeout: float = _DEADLINE) -> int:  # noqa: A002 -- reads `id=`
         """Publishes into a stream and waits until it is stored; its sequence there.
 
         Args:

@@ -64,7 +64,7 @@ def _bytes(value: Any) -> bytes:
 
 def _bool(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("must be true or false")  # noqa: TRY004
+        raise ValueError("must be true or false")  # noqa: TRY004 -- as above
     return value
 
 
@@ -102,7 +102,7 @@ def _double(value: Any) -> float:
         if not _NUMBER.fullmatch(value):
             raise ValueError("must be a number")
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("must be a number")  # noqa: TRY004
+        raise ValueError("must be a number")  # noqa: TRY004 -- as above
     try:
         number = float(value)
     except OverflowError as error:

@@ -157,7 +157,7 @@ def _resource(path: str, method: str, query: str, api: tuple[str, str], rest: li
     namespace = ""
     if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in _NAMESPACE_PARTS:  # noqa: PLR2004 -- namespaces, name, resource
         namespace, rest = rest[1], rest[2:]
-    resource, name, subresource = rest[0], rest[1] if len(rest) > 1 else "", rest[2] if len(rest) > 2 else ""  # noqa: PLR2004
+    resource, name, subresource = rest[0], rest[1] if len(rest) > 1 else "", rest[2] if len(rest) > 2 else ""  # noqa: PLR2004 -- three parts
     if resource == "namespaces":
         namespace = name
     verb = _VERBS[method]

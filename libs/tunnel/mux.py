@@ -266,7 +266,7 @@ class Mux:
             stream = self._ready.popleft()
             size += stream.emit(parts, self.limits.chunk)
             stream._queued = stream.sendable  # noqa: SLF001 -- the scheduler's own mark
-            if stream._queued:  # noqa: SLF001
+            if stream._queued:  # noqa: SLF001 -- stream and multiplexer are one thing in two files
                 self._ready.append(stream)
         return parts
 

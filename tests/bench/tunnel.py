@@ -163,7 +163,7 @@ async def _cpu(far: Far, call: Call, times: int, in_flight: int = 1) -> float:
     return (time.process_time() + await far.cpu_seconds() - before) * 1e6 / (times // in_flight * in_flight)
 
 
-async def _bar(name: str, goal: float, far: Far, sides: tuple[Call, Call], times: int, in_flight: int = 1) -> None:  # noqa: PLR0917
+async def _bar(name: str, goal: float, far: Far, sides: tuple[Call, Call], times: int, in_flight: int = 1) -> None:  # noqa: PLR0917 -- a line of the table
     """`sides`: the tunnel's and gRPC's."""
     pairs = [[await _cpu(far, side, times, in_flight) for side in sides] for _ in range(ROUNDS + 1)][1:]  # the first warms up
     ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from kubegems.tenancy.v1 import tenant_service_pb2_grpc
 from libs.client import Client, Retries, credentials
 from libs.client.retry import passing
 from libs.client.tests.conftest import Hub
+from libs.crypt.ca import Authority
 from libs.faults import DeadlineExceeded, Exhausted, Fault, Internal, Invalid, NotFound, Precondition, Unauthenticated, Unavailable
 
 Hubs = tuple[Hub, Callable[..., Client]]
@@ -259,10 +260,6 @@ async def test_a_stream_outlives_the_hub(serve: Callable[..., Any], tls: Any) ->
 
 async def test_another_ca_is_not_believed(hub: Hubs, tls: Any, tmp_path: Any) -> None:
     """A hub whose certificate is of somebody else's CA gets no token, and no call."""
-    from datetime import UTC, datetime  # noqa: PLC0415
-
-    from libs.crypt.ca import Authority  # noqa: PLC0415
-
     made, client = hub
     (tmp_path / "ca.crt").write_text(Authority.create("other", now=datetime.now(UTC))[0].certificate)
     async with client(api_key="kgk_key") as known:

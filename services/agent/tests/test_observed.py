@@ -36,7 +36,7 @@ class Broker:
         self.random = random.Random(7)
         self.tries = 0
 
-    async def publish(self, subject: str, message: Any, *, id: str) -> None:  # noqa: A002
+    async def publish(self, subject: str, message: Any, *, id: str) -> None:  # noqa: A002 -- the bus has it so
         """Stores, unless away; when flaky an ack is lost now and then."""
         self.tries += 1
         await asyncio.sleep(0)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,8 +31,7 @@ async def _users(edge: Edge, count: int) -> list[str]:
 
 def _rss() -> int:
     """KiB of this process now."""
-    with open("/proc/self/statm") as statm:  # noqa: PTH123
-        return int(statm.read().split()[1]) * resource.getpagesize() // 1024
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
 
 
 async def _opened(edge: Edge, token: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

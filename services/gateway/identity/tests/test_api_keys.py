@@ -15,10 +15,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kubegems.identity.v1 import access_service_pb2, session_service_pb2, user_pb2, user_service_pb2
 from kubegems.identity.v1 import api_key_service_pb2 as pb
 from libs.clock import new_id
-from libs.faults import AlreadyExists, Fault, Invalid, NotFound, PermissionDenied, Precondition, Unauthenticated
+from libs.faults import AlreadyExists, Fault, Invalid, NotFound, PermissionDenied, Precondition, Unauthenticated, Unavailable
+from services.gateway.identity import api_keys_store
 from services.gateway.identity.api_key_domain import KeyText
 from services.gateway.identity.narrowed import KeyRights
 from services.gateway.identity.tests.conftest import WORKER, House
+from services.gateway.identity.tests.test_canary import _tables
 from tests.kit.eventually import eventually, timescale
 
 
@@ -73,8 +75,6 @@ async def test_the_key_stands_in_the_audit_log(house: House) -> None:
 
 async def test_secrets_are_kept_nowhere(house: House, capfd: pytest.CaptureFixture[str]) -> None:
     """No table holds a key's secret, in clear or in base64 of a row; the owner's name is found by the same scan."""
-    from services.gateway.identity.tests.test_canary import _tables  # noqa: PLC0415
-
     name = await house.user()
     made = await _create(house, (await house.sign_in(name)).access_token)
     assert not await _refused(house, made.key)
@@ -289,9 +289,6 @@ async def test_a_key_cannot_sign_out_a_session_that_it_has_not(house: House) -> 
 
 async def test_last_uses_wait_while_postgresql_is_away(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flush that fails keeps them for the next one."""
-    from libs.faults import Unavailable  # noqa: PLC0415
-    from services.gateway.identity import api_keys_store  # noqa: PLC0415
-
     name = await house.user()
     key = await house.key((await house.sign_in(name)).access_token)
     assert not await _refused(house, key)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from libs.clock import new_id
 from libs.faults import PermissionDenied
 from libs.rpc.call import Caller, Kind, Scopes
 from libs.tunnel.kubernetes import target
@@ -137,8 +138,6 @@ def test_only_whole_texts_are_keys(text: str, is_one: bool) -> None:
 
 def test_a_secret_matches_its_own_hash_only() -> None:
     """Not another's, and never none."""
-    from libs.clock import new_id  # noqa: PLC0415
-
     one, other = KeyText.new(new_id()), KeyText.new(new_id())
     assert one.matches(one.hash)
     assert not one.matches(other.hash)

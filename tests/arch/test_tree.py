@@ -12,7 +12,7 @@ import pytest
 
 _ROOT = Path(__file__).parents[2]
 _FILE_LINES, _FUNCTION_LINES = 400, 40
-_TEST_FILE_LINES, _TEST_FUNCTION_LINES = 600, 70  # a scenario reads best in one piece
+_TEST_FILE_LINES, _TEST_FUNCTION_LINES = 450, 70  # a scenario reads best in one piece
 # Put together from halves, so that this list is no hit of its own.
 _HOSTS = tuple(
     first + second
@@ -59,7 +59,7 @@ def long_functions(source: str, limit: int = _FUNCTION_LINES) -> list[tuple[str,
 
 
 def test_files_and_functions_stay_small() -> None:
-    """No file has over 400 lines, no function over 40; of tests, 600 and 70."""
+    """No file has over 400 lines, no function over 40; of tests, 450 and 70."""
     wrong = []
     for path in _ours(".py"):
         text = path.read_text()

@@ -172,7 +172,7 @@ class Presence:
     def _heard_gateway(self, replica: str, holder: TunnelHolder) -> None:
         now = asyncio.get_running_loop().time()
         if replica == self.replica:
-            self._echoed = now
+            self._heard_ourselves(now)
             self._echoes += 1
             if self._echoes == _REPLAYED:
                 for uid in self._unheard:
@@ -181,6 +181,14 @@ class Presence:
             self._gateways[replica] = _Gateway(holder, now)
         else:
             self._gateways.pop(replica, None)
+
+    def _heard_ourselves(self, now: float) -> None:
+        """Whoever lived before an outage of the broker gets time to be heard after it; who is long gone is forgotten."""
+        since = now if now - self._echoed > LAPSE / 2 else 0.0
+        self._gateways = {replica: known for replica, known in self._gateways.items() if self.lives(replica)}
+        for known in self._gateways.values():
+            known.heard = max(known.heard, since)
+        self._echoed = now
 
     def _heard_cluster(self, uid: str, holder: TunnelHolder) -> None:
         self._unheard.discard(uid)
@@ -207,8 +215,10 @@ class Presence:
                 _log.warning("tunnels.not_told", problem=str(fault))
                 await self._ensured()
                 self._tell_all()
-                continue
-            await asyncio.sleep(_BEAT * random.uniform(0.8, 1.2))  # noqa: S311 -- jitter
+                pause = _RETRY
+            else:
+                pause = _BEAT
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 -- jitter
 
     async def _ensured(self) -> None:
         while True:

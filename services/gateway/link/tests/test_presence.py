@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 
 from kubegems.agent.v1.tunnel_pb2 import TunnelHolder
-from libs.bus import Bus, streams
+from libs.bus import Bus, Received, streams, subjects
+from libs.faults import Unavailable
 from services.gateway.link import presence as presences
 from services.gateway.link.presence import Presence
 from tests.kit.nats import NatsServer
@@ -186,3 +187,61 @@ async def test_one_that_stops_says_so(bus: Bus, eventually: Any) -> None:
         await one.die()
         await one.presence.close()
         await eventually(lambda: two.sees(uid) == "", within=5)
+
+
+class Broker:
+    """A broker that takes or refuses, and says what the test says."""
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        self.refuses = refuses
+        self.asked: list[float] = []
+        self.said: asyncio.Queue[Received] = asyncio.Queue()
+
+    async def ensure_stream(self, _stream: Any) -> None:
+        """The bucket is there."""
+
+    async def publish(self, _subject: str, _message: Any, *, timeout: float) -> int:
+        """Counts."""
+        self.asked.append(asyncio.get_running_loop().time())
+        if self.refuses:
+            raise Unavailable("full")
+        return len(self.asked)
+
+    async def follow(self, _stream: str, *, after: int) -> AsyncIterator[Received]:
+        """What is said."""
+        while True:
+            yield await self.said.get()
+
+
+async def test_a_broker_that_refuses_is_not_asked_without_pause(eventually: Any) -> None:
+    """Such as one whose bucket is there and full."""
+    broker = Broker(refuses=True)
+    gateway = Gateway(broker, "a:1")  # type: ignore[arg-type]
+    await eventually(lambda: len(broker.asked) >= 4, within=10)
+    assert broker.asked[3] - broker.asked[0] > 3 * presences._RETRY / 2
+    await gateway.die()
+
+
+async def test_after_an_outage_the_others_get_time_to_be_heard(eventually: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever hears itself first does not take the others for dead; who stays silent is, and is forgotten."""
+    monkeypatch.setattr(presences, "LAPSE", 0.5)
+    broker, uid = Broker(), str(uuid4())
+    gateway = Gateway(broker, "a:1")  # type: ignore[arg-type]
+    other = TunnelHolder(replica="other", address="b:2", session="s", number=1)
+    own = Received(subjects.gateway(gateway.presence.replica), TunnelHolder(replica=gateway.presence.replica).SerializeToString())
+    for said in (own, own, Received(subjects.tunnel(uid), other.SerializeToString())):
+        broker.said.put_nowait(said)
+    await eventually(lambda: gateway.sees(uid) == "b:2", within=5)
+    await asyncio.sleep(0.6)  # the outage: longer than a lapse
+    for _ in range(2):
+        broker.said.put_nowait(own)
+    await eventually(broker.said.empty, within=5)
+    await asyncio.sleep(0)
+    assert gateway.sees(uid) == "b:2"
+
+    async def forgotten() -> bool:
+        broker.said.put_nowait(own)
+        return not gateway.sees(uid) and not gateway.presence._gateways
+
+    await eventually(forgotten, within=5, every=0.1)
+    await gateway.die()

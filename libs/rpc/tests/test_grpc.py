@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -20,10 +20,11 @@ from kubegems.identity.v1 import access_service_pb2, access_service_pb2_grpc
 from kubegems.messages.v1 import event_pb2, message_service_pb2, message_service_pb2_grpc
 from kubegems.tenancy.v1 import tenant_service_pb2 as pb
 from kubegems.tenancy.v1 import tenant_service_pb2_grpc
-from libs.faults import Code, Exhausted, Invalid, NotFound, Violation
+from libs.faults import Code, Exhausted, Invalid, NotFound, Unavailable, Violation
 from libs.log import trace
 from libs.rpc import Channel, Pipeline, Server, Tls, for_services, methods, metrics
 from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Tenants, Users, completed, refused
+from tests.kit.eventually import eventually
 
 ACCESS = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"]
 ADMIN = (("authorization", "Bearer admin"),)
@@ -80,6 +81,40 @@ async def test_a_call_goes_through(here: Here) -> None:
     """Bytes in, handler, bytes out."""
     reply = await here.stub.GetTenant(pb.GetTenantRequest(name="tenants/acme"), metadata=ADMIN)
     assert reply.display_name == "Acme"
+
+
+@pytest.mark.parametrize("spread", [True, False])
+async def test_calls_go_round_the_replicas_or_keep_to_one(spread: bool) -> None:
+    """Who keeps to one does so while that lasts, also for calls beside a stream, and is answered by another after its end."""
+    reached: list[Tenants] = []
+    async with AsyncExitStack() as stack:
+        replicas = [Tenants(), Tenants()]
+        served = [Pipeline(methods(TENANTS, one), authenticate=Users(), registry=CollectorRegistry()) for one in replicas]
+        servers = [await stack.enter_async_context(serving(pipeline)) for pipeline in served]
+        channel = Channel(",".join(target for _, target in servers), "gateway", None, spread=spread)
+        stack.push_async_callback(channel.close)
+        get = channel.stub(tenant_service_pb2_grpc.TenantServiceStub).GetTenant
+
+        async def ask() -> None:
+            before = [len(one.asked) for one in replicas]
+            try:
+                await get(pb.GetTenantRequest(name="tenants/acme"), metadata=ADMIN)
+            except Unavailable as error:  # the connection has just ended
+                raise AssertionError(repr(error)) from error
+            reached.extend(one for one, count in zip(replicas, before, strict=True) if len(one.asked) > count)
+
+        async def both() -> bool:
+            await ask()
+            return len(set(map(id, reached))) == 2
+
+        if spread:
+            await eventually(both, within=10)
+            return
+        for _ in range(10):
+            await ask()
+        assert len(set(map(id, reached))) == 1
+        await servers[replicas.index(reached[0])][0].drain(0.1)
+        await eventually(both, within=10)
 
 
 async def test_every_call_is_counted_by_method_and_outcome() -> None:

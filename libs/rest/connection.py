@@ -88,7 +88,7 @@ class Connection(RequestHandler):
         limit = self._guard.per_address
         refusal = HttpFault.of(429, "TOO_MANY_CONNECTIONS", f"this address has {limit} connections already, which is all it may have")
         refusal.retry_after = _LATER
-        transport.write(_raw(refusal))  # type: ignore[attr-defined]
+        transport.write(_raw(refusal))  # type: ignore[attr-defined] # one that writes
         transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -37,7 +37,7 @@ _SCHEMA.config.generation.allow_x00 = False  # the document says so in words: no
 _SCHEMA.config.checks.negative_data_rejection.expected_statuses = ["400", "401", "403", "404", "406", "409", "413", "415", "429", "431"]
 # Answers that are right here, where no cluster is joined.
 AWAY = {"ClusterService.DiffCluster": "CLUSTER_OFFLINE"}
-_FOUND: list[Any] = [result.ok() for result in _SCHEMA.get_all_operations()]  # type: ignore[union-attr]
+_FOUND: list[Any] = [result.ok() for result in _SCHEMA.get_all_operations()]  # type: ignore[union-attr] # an error raises here
 _OPERATIONS = {op.definition.raw["operationId"]: op for op in _FOUND}
 _RUN = sorted(_OPERATIONS.keys() - EXCLUDED, key=lambda name: (_OPERATIONS[name].method.upper() == "DELETE", name))
 _SETTINGS = hypothesis.settings(

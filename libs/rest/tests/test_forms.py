@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -29,7 +29,7 @@ BOOK = "/v1/shelves/1/books/2"
 
 
 @pytest.fixture
-async def shop() -> AsyncIterator[Served]:
+async def shop() -> AsyncGenerator[Served, None]:
     async with served(cors=Cors(["https://console.example.com"])) as made:
         yield made
 
@@ -137,7 +137,7 @@ async def test_a_raw_body_comes_in_as_it_is(shop: Served) -> None:
     asked = shop.library.asked[-1]
     assert (asked.name, asked.raw.content_type, asked.raw.data) == ("files/a/b", "image/png", b"\x00\xff")
 
-    async def unannounced() -> AsyncIterator[bytes]:
+    async def unannounced() -> AsyncGenerator[bytes, None]:
         for _ in range(11):
             yield b"x" * 100
 
@@ -151,7 +151,7 @@ async def test_an_upload_streams_in_with_back_pressure(shop: Served) -> None:
     shop.library.pace = asyncio.Event()
     taken = 0
 
-    async def body() -> AsyncIterator[bytes]:
+    async def body() -> AsyncGenerator[bytes, None]:
         nonlocal taken
         for _ in range(112):
             taken += 65536
@@ -275,13 +275,13 @@ async def test_the_client_may_set_a_time_limit(shop: Served) -> None:
 async def test_busy_streams_are_written_in_batches() -> None:
     """Two hundred events that come one by one take a small number of writes; a lone one goes out at once."""
 
-    async def items() -> AsyncIterator[Any]:
+    async def items() -> AsyncGenerator[Any, None]:
         yield None
         for number in range(200):
             yield _book(number)
             await asyncio.sleep(0.0005)
 
-    writes = [chunk async for chunk in streams.chunks(items(), type(_book(0)), streams.NDJSON_FORM) if chunk]  # type: ignore[arg-type]
+    writes = [chunk async for chunk in streams.chunks(items(), type(_book(0)), streams.NDJSON_FORM) if chunk]
     assert sum(chunk.count(b"\n") for chunk in writes) == 200
     assert len(writes) < 60, len(writes)
     assert writes[0].count(b"\n") == 1
@@ -291,12 +291,12 @@ async def test_a_full_batch_and_the_end_wait_for_nothing(monkeypatch: pytest.Mon
     """However long a batch may be gathered, a full one goes out, and so does what is left at the end; none holds more than it may."""
     monkeypatch.setattr(streams, "FLUSH_SECONDS", 3600.0)
 
-    async def items() -> AsyncIterator[Any]:
+    async def items() -> AsyncGenerator[Any, None]:
         yield None
         for number in range(1050):
             yield _book(number)
 
-    writes = [chunk async for chunk in streams.chunks(items(), type(_book(0)), streams.NDJSON_FORM) if chunk]  # type: ignore[arg-type]
+    writes = [chunk async for chunk in streams.chunks(items(), type(_book(0)), streams.NDJSON_FORM) if chunk]
     assert [chunk.count(b"\n") for chunk in writes] == [250] * 4 + [50]
     assert [int(json.loads(line)["pages"]) for line in b"".join(writes).splitlines()] == list(range(1, 1051))
 
@@ -305,14 +305,14 @@ async def test_a_client_that_does_not_read_holds_the_call_back() -> None:
     """The call runs ahead of the socket by what a box holds, and goes on when some of it has left."""
     made = 0
 
-    async def items() -> AsyncIterator[Any]:
+    async def items() -> AsyncGenerator[Any, None]:
         nonlocal made
         yield None
         for number in range(3000):
             made += 1
             yield _book(number)
 
-    async with aclosing(streams.chunks(items(), type(_book(0)), streams.NDJSON_FORM)) as running:  # type: ignore[arg-type]
+    async with aclosing(streams.chunks(items(), type(_book(0)), streams.NDJSON_FORM)) as running:
         assert await anext(running) == b""
         for _ in range(50):
             await asyncio.sleep(0)
@@ -326,14 +326,14 @@ async def test_large_items_hold_the_call_back_by_their_bytes() -> None:
     """A client that does not read costs a few MiB and not five hundred of whatever comes; a write holds what fits, at least one."""
     made = 0
 
-    async def items() -> AsyncIterator[Any]:
+    async def items() -> AsyncGenerator[Any, None]:
         nonlocal made
         yield None
         for number in range(40):
             made += 1
             yield Book(pages=number + 1, name="x" * 300_000).SerializeToString()
 
-    async with aclosing(streams.chunks(items(), Book, streams.NDJSON_FORM)) as running:  # type: ignore[arg-type]
+    async with aclosing(streams.chunks(items(), Book, streams.NDJSON_FORM)) as running:
         assert await anext(running) == b""
         for _ in range(200):
             await asyncio.sleep(0)
@@ -347,14 +347,14 @@ async def test_a_fault_behind_a_write_is_told() -> None:
     """A call that fails while its last item is on its way to the client does not look like one that ended well."""
     failing = asyncio.Event()
 
-    async def items() -> AsyncIterator[Any]:
+    async def items() -> AsyncGenerator[Any, None]:
         yield None
         yield _book(1)
         await failing.wait()
         raise Exhausted("enough")
 
     found = b""
-    async with aclosing(streams.chunks(items(), Book, streams.NDJSON_FORM)) as running:  # type: ignore[arg-type]
+    async with aclosing(streams.chunks(items(), Book, streams.NDJSON_FORM)) as running:
         async for chunk in running:
             found += chunk
             if chunk:
@@ -368,7 +368,7 @@ async def test_time_that_is_up_while_the_client_does_not_read_is_told(shop: Serv
     """A stream's deadline ends it by a fault wherever it waits: here the box is full, and the call itself stands still."""
     method = next(m for m in shop.pipeline.methods if m.path.endswith("/Tail"))
 
-    async def endless(_request: Any, _call: Any) -> AsyncIterator[Any]:
+    async def endless(_request: Any, _call: Any) -> AsyncGenerator[Any, None]:
         while True:
             yield [_book(number) for number in range(1000)]
 

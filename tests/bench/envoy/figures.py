@@ -59,4 +59,4 @@ def batching(found: Pairs) -> dict[str, Any]:
 
 
 def _medians(found: Pairs) -> list[tuple[float, float, float]]:
-    return [median(found, lambda c, n=name: getattr(c, n)) for name in ("rate", "cpu", "p50", "p99")]  # type: ignore[misc]
+    return [median(found, lambda c, n=name: getattr(c, n)) for name in ("rate", "cpu", "p50", "p99")]  # type: ignore[misc] # mypy cannot infer a lambda with a default

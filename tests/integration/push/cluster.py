@@ -83,9 +83,9 @@ class Cluster:
             return self._tasks[-1]
 
         publisher = Publisher(self._bus, cluster_uid=UID, rate=Rate(5000), clock=SystemClock(), registry=CollectorRegistry(), max_delay=0.5)
-        self.observation = Observation(self.observer, publisher, spawn=spawn, epoch=new_id().hex, limit=2000)  # type: ignore[arg-type]
+        self.observation = Observation(self.observer, publisher, spawn=spawn, epoch=new_id().hex, limit=2000)  # type: ignore[arg-type] # doubles
         spawn("watermarks", publisher.watermarks(self.observation.watermark, 0.5))
-        spawn("hints", _on_interest(self._bus.subscribe(subjects.interest(UID)), _Interest(), self.observation))  # type: ignore[arg-type]
+        spawn("hints", _on_interest(self._bus.subscribe(subjects.interest(UID)), _Interest(), self.observation))  # type: ignore[arg-type] # doubles
 
     async def kill(self) -> None:
         """The agent dies; the cluster goes on."""

@@ -74,15 +74,15 @@ class Rig:
     ) -> AsyncGenerator[event_pb2.Event, None]:
         """A stream through the channel to whichever replica, or to the one `at` a place."""
         method = (self.methods if at is None else self.direct[at])["Subscribe"]
-        async with aclosing(method.handler(asked, self.call(method, user))) as items:  # type: ignore[type-var]
-            async for item in items:  # type: ignore[union-attr]
+        async with aclosing(method.handler(asked, self.call(method, user))) as items:  # type: ignore[type-var] # unary or stream, as the method says
+            async for item in items:  # type: ignore[union-attr] # unary or stream, as the method says
                 for raw in each(item):
                     yield event_pb2.Event.FromString(raw)
 
     async def ask(self, rpc_name: str, request: Any, user: str = "dev") -> Any:
         """A unary call through the channel."""
         method = self.methods[rpc_name]
-        raw = await method.handler(request, self.call(method, user))  # type: ignore[misc]
+        raw = await method.handler(request, self.call(method, user))  # type: ignore[misc] # unary or stream, as the method says
         return method.response_class.FromString(raw)
 
     def call(self, method: Method, user: str) -> Call:

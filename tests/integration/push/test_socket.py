@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -56,7 +56,7 @@ class Scene:
 @pytest.fixture(scope="module")
 async def scene(  # noqa: PLR0917 -- fixtures
     tmp_path_factory: pytest.TempPathFactory, database: Any, nats_server: Any, hub_certificates: Any, free_ports: Any, eventually: Any
-) -> AsyncIterator[Scene]:
+) -> AsyncGenerator[Scene, None]:
     """Everything started, the cluster known and heard."""
     folder = tmp_path_factory.mktemp("socket")
     folder.chmod(0o700)
@@ -95,7 +95,7 @@ async def scene(  # noqa: PLR0917 -- fixtures
 
 
 async def _heard(scene: Scene) -> bool:
-    async with contextlib.aclosing(_events(await scene.socket(scene.admin.token), {"resources": ["pods"]})) as events:  # type: ignore[type-var]
+    async with contextlib.aclosing(_events(await scene.socket(scene.admin.token), {"resources": ["pods"]})) as events:
         await _next(events, "SUBSCRIBED")
         await scene.cluster.put("acme", "first")
         with contextlib.suppress(TimeoutError):
@@ -104,7 +104,7 @@ async def _heard(scene: Scene) -> bool:
     return False
 
 
-async def _events(socket: aiohttp.ClientWebSocketResponse, asked: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def _events(socket: aiohttp.ClientWebSocketResponse, asked: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
     """Subscribes, then what comes, until the server closes."""
     async with socket:
         await socket.send_json(asked)
@@ -144,7 +144,7 @@ async def test_only_pages_of_named_origins_may_connect(scene: Scene) -> None:
 async def test_other_selectors_are_sent_over_the_same_socket(scene: Scene) -> None:
     """What was asked for first comes no more, what is asked for now comes, on one stream."""
     socket = await scene.socket(scene.admin.token)
-    async with asyncio.timeout(20), contextlib.aclosing(_events(socket, {"selectors": [{"namespace": "acme"}]})) as events:  # type: ignore[type-var]
+    async with asyncio.timeout(20), contextlib.aclosing(_events(socket, {"selectors": [{"namespace": "acme"}]})) as events:
         first = await anext(events)
         assert first["kind"] == "SUBSCRIBED"
         await scene.cluster.put("globex", "unasked")
@@ -175,8 +175,8 @@ async def test_a_revoked_session_ends_its_socket_and_no_other(scene: Scene) -> N
     async with asyncio.timeout(20):
         ending, staying = await scene.socket(leaving.token), await scene.socket(scene.admin.token)
         async with (
-            contextlib.aclosing(_events(ending, {"resources": ["pods"]})) as ends,  # type: ignore[type-var]
-            contextlib.aclosing(_events(staying, {"resources": ["pods"]})) as stays,  # type: ignore[type-var]
+            contextlib.aclosing(_events(ending, {"resources": ["pods"]})) as ends,
+            contextlib.aclosing(_events(staying, {"resources": ["pods"]})) as stays,
         ):
             assert [(await anext(events))["kind"] for events in (ends, stays)] == ["SUBSCRIBED", "SUBSCRIBED"]
             await leaving.delete("/users/me/sessions/current")
@@ -191,13 +191,13 @@ async def test_a_revoked_session_ends_its_socket_and_no_other(scene: Scene) -> N
     assert (await scene.refused(leaving.token))[0] == 401
 
 
-async def _next(events: AsyncIterator[dict[str, Any]], kind: str) -> dict[str, Any]:
+async def _next(events: AsyncGenerator[dict[str, Any], None], kind: str) -> dict[str, Any]:
     async for event in events:
         if event.get("kind") == kind:
             return event
     raise AssertionError("the socket ended")
 
 
-async def _next_change(events: AsyncIterator[dict[str, Any]]) -> tuple[str, str]:
+async def _next_change(events: AsyncGenerator[dict[str, Any], None]) -> tuple[str, str]:
     change = (await _next(events, "CHANGE"))["change"]
     return change["namespace"], change["object"]

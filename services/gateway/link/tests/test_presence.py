@@ -216,7 +216,7 @@ class Broker:
 async def test_a_broker_that_refuses_is_not_asked_without_pause(eventually: Any) -> None:
     """Such as one whose bucket is there and full."""
     broker = Broker(refuses=True)
-    gateway = Gateway(broker, "a:1")  # type: ignore[arg-type]
+    gateway = Gateway(broker, "a:1")  # type: ignore[arg-type] # a double
     await eventually(lambda: len(broker.asked) >= 4, within=10)
     assert broker.asked[3] - broker.asked[0] > 3 * presences._RETRY / 2
     await gateway.die()
@@ -226,7 +226,7 @@ async def test_after_an_outage_the_others_get_time_to_be_heard(eventually: Any, 
     """Whoever hears itself first does not take the others for dead; who stays silent is, and is forgotten."""
     monkeypatch.setattr(presences, "LAPSE", 0.5)
     broker, uid = Broker(), str(uuid4())
-    gateway = Gateway(broker, "a:1")  # type: ignore[arg-type]
+    gateway = Gateway(broker, "a:1")  # type: ignore[arg-type] # a double
     other = TunnelHolder(replica="other", address="b:2", session="s", number=1)
     own = Received(subjects.gateway(gateway.presence.replica), TunnelHolder(replica=gateway.presence.replica).SerializeToString())
     for said in (own, own, Received(subjects.tunnel(uid), other.SerializeToString())):

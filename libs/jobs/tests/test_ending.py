@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -60,6 +61,38 @@ async def test_an_outcome_that_is_late_for_good_is_given_up(desk: Desk, monkeypa
     assert (await desk.get(job)).state is State.SUCCEEDED
 
 
+async def test_a_bad_outcome_is_told_from_the_good_ones_of_its_batch(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written together they are refused together; each alone shows which one it is."""
+    batches, finish = [], claims.finish
+
+    async def counts(tx: Any, outcomes: Any) -> Any:
+        batches.append(len(outcomes))
+        return await finish(tx, outcomes)
+
+    monkeypatch.setattr(claims, "finish", counts)
+    monkeypatch.setattr(ending, "_REFUSED_SECONDS", 0.01)
+    desk.kind(nothing)
+    made = [await desk.enqueue() for _ in range(5)]
+    asked = [ticket for message in await desk.messages() for ticket in tickets.of(message)]
+    async with desk.database.transaction() as tx:
+        held = await claims.claim_all(tx, asked, lease=timedelta(seconds=9), worker="w", known=["count"])
+    told: dict[uuid.UUID, State | None] = {}
+    done = asyncio.Event()
+
+    def tell(outcome: claims.Outcome, state: State | None) -> None:
+        told[outcome.report.job.id] = state
+        if len(told) == len(made):
+            done.set()
+
+    writer = ending.Ending(desk.database)
+    for one in held:
+        bad = {"x": "nul \x00"} if one.job.id == made[2].id else None
+        writer.add(claims.Outcome(report=claims.Report(one.job), state=State.SUCCEEDED, result=bad), tell, lambda: False)
+    await asyncio.wait_for(done.wait(), 10)
+    assert batches[0] == 5
+    assert [told[job.id] for job in made] == [State.SUCCEEDED] * 2 + [State.FAILED] + [State.SUCCEEDED] * 2
+
+
 async def test_an_outcome_that_is_never_taken_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even its replacement can be stored: it does not keep the others from being written together for ever."""
     asked = []
@@ -100,7 +133,8 @@ async def test_a_message_of_several_jobs_starts_those_that_may(desk: Desk) -> No
     desk.kind(handler)
     made = [await desk.enqueue() for _ in range(4)]
     first, *others = await desk.messages()
-    first.also.extend([*others, others[0]])
+    older = events_pb2.JobDispatch(job=others[1].job, attempt=1, dispatch=others[1].dispatch - 1)
+    first.also.extend([older, *others, others[0], older])
     await desk.cancel(made[1])
     await desk.runner().handle(first)
     assert sorted(runs) == sorted(job.id for job in (made[0], *made[2:]))

@@ -76,7 +76,8 @@ async def test_a_drain_waits_for_a_claim_that_is_under_way(desk: Desk, monkeypat
     task = asyncio.ensure_future(runner.handle(message))
     await asyncio.wait_for(claiming.wait(), 5)
     drain = asyncio.ensure_future(runner.drain())
-    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(drain), 0.05)
     go.set()
     await asyncio.wait_for(drain, 5)
     back = await desk.get(job)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
-from libs.jobs import Context, Retry, State, claims, keep, store
+import pytest
+
+from libs.jobs import Context, Retry, State, claims, ending, keep, store
 from libs.jobs.domain import Job
 from libs.jobs.tests.conftest import Desk
 from libs.jobs.tests.test_engine import nothing
@@ -89,3 +92,30 @@ async def test_attempts_go_with_their_job(desk: Desk) -> None:
         await keep.sweep(tx)
     assert [len(await _log(desk, job)) for job in (swept, purged, kept)] == [0, 0, 1]
     assert (await desk.get(kept)).state is State.QUEUED
+
+
+async def test_no_crash_comes_between_an_effect_and_its_outcome(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the outcome the effect is not there either; the next attempt leaves the only one."""
+    await desk.sql("CREATE TABLE IF NOT EXISTS crash_effects (fence bigint)")
+
+    async def handler(context: Context, _payload: Any) -> None:
+        async def effect(tx: Any) -> None:
+            await tx.execute("INSERT INTO crash_effects VALUES ($1)", context.job.fence)
+
+        context.effect(effect)
+
+    async def crashes(_tx: Any, _outcomes: Any) -> Any:
+        raise RuntimeError("here the worker dies")
+
+    monkeypatch.setattr(claims, "finish", crashes)
+    monkeypatch.setattr(ending, "_REFUSED_SECONDS", 0.01)
+    desk.kind(handler)
+    job = await desk.enqueue()
+    [message] = await desk.messages()
+    await asyncio.wait_for(desk.runner().handle(message), 10)
+    assert await desk.sql("SELECT count(*) FROM crash_effects") == 0
+    monkeypatch.undo()
+    await desk.die(job)
+    await desk.work()
+    assert (await desk.get(job)).state is State.SUCCEEDED
+    assert await desk.sql("SELECT array_agg(fence) FROM crash_effects") == [2]

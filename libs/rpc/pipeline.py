@@ -148,7 +148,7 @@ class Pipeline:
         call, request = work.call, await self._admit(work)
         if self._units is not None and not work.plan.method.forwarded:
             work.unit = call.unit = self._units.open(call)
-            if not work.plan.quiet:
+            if not work.plan.quiet and call.upload is None:  # whose bytes, not known yet, might be others than those answered before
                 replayed = await work.unit.replay(call, request)
                 if replayed is not None:
                     work.replayed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from libs.faults import Code, DeadlineExceeded, Exhausted, Invalid, NotFound, Pr
 from libs.log import trace
 from libs.rpc import Call, Caller, Kind, NoRights, Pipeline, Scopes, methods
 from libs.rpc.fields import replace_me
-from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Records, Rights, Tenants, Units, Users, refused
+from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Records, Rights, Tenants, Unit, Units, Users, refused
 
 CREATE, GET, LIST, SUSPEND = "CreateTenant", "GetTenant", "ListTenants", "SuspendTenant"
 
@@ -65,6 +66,38 @@ async def test_the_same_request_id_gets_the_same_answer() -> None:
     assert await road.pipeline.unary(call, pb.CreateTenantRequest(tenant_id="acme", request_id="r1")) == first
     assert len(road.tenants.asked) == 1
     assert call.response_headers["kubegems-replayed"] == "true"
+
+
+async def test_an_upload_is_no_repetition() -> None:
+    """Its bytes come behind the request, so no answer that was given before may stand for them."""
+    road = Road()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"others"
+
+    request = pb.CreateTenantRequest(tenant_id="acme", request_id="r1")
+    await road.unary(CREATE, request)
+    call = road.call(CREATE, upload=chunks())
+    await road.pipeline.unary(call, request)
+    assert (len(road.tenants.asked), "kubegems-replayed" in call.response_headers) == (2, False)
+
+
+async def test_a_caller_that_goes_during_the_commit_leaves_no_record_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit goes on without it, and its record is in there."""
+    road, committing = Road(), asyncio.Event()
+
+    async def commit(*_: Any) -> None:
+        committing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Unit, "commit", commit)
+    task = asyncio.create_task(road.unary(CREATE, pb.CreateTenantRequest(tenant_id="acme")), name="call")
+    async with asyncio.timeout(5):
+        await committing.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert road.records.log == []
 
 
 async def test_a_failure_rolls_back_and_is_recorded() -> None:

@@ -79,6 +79,8 @@ class Database:
 
     async def begin(self, *, readonly: bool = False) -> Transaction:
         """A transaction that the caller must end; `transaction()` does it by itself."""
+        task = asyncio.current_task()
+        asked = task.cancelling() if task else 0
         with meaning():
             try:
                 connection: Any = await self._pool.acquire(timeout=_ACQUIRE)
@@ -89,6 +91,9 @@ class Database:
             await self._pool.release(connection, timeout=_CLOSE)
 
         transaction = Transaction(connection, release)
+        if task and task.cancelling() > asked:  # wait_for of Python 3.11 loses a cancel that comes with the connection
+            await release()
+            raise asyncio.CancelledError
         try:
             with meaning(connection):
                 await connection.execute("begin read only" if readonly else "begin")

@@ -171,3 +171,21 @@ async def test_a_server_without_disk_or_memory_is_away(pg: Database, code: str) 
     with pytest.raises(Unavailable):
         async with pg.transaction() as tx:
             await tx.execute(f"do $$ begin raise exception 'full' using errcode = '{code}'; end $$")
+
+
+async def test_a_cancel_that_comes_with_the_connection_counts(pg: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool may lose it: who waits for a connection ends all the same, and the connection is free again."""
+    waits, acquire = asyncio.Event(), pg._pool.acquire
+
+    async def loses(**more: Any) -> Any:
+        with contextlib.suppress(asyncio.CancelledError):
+            waits.set()
+            await asyncio.sleep(60)
+        return await acquire(**more)
+
+    monkeypatch.setattr(pg, "_pool", type("Pool", (), {"acquire": staticmethod(loses), "release": pg._pool.release})())
+    task = asyncio.ensure_future(pg.ping())
+    await asyncio.wait_for(waits.wait(), 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -79,7 +79,8 @@ class Dispatcher:
             group.create_task(self._loop("housekeeping", self._house, 10.0), name="job housekeeping")
 
     async def _loop(self, what: str, work: Callable[[], Awaitable[None]], pause: float) -> None:
-        while True:
+        task = asyncio.current_task()
+        while task is None or not task.cancelling():  # wait_for of Python 3.11, as NATS' client uses it, may lose a cancel
             try:
                 async with asyncio.timeout(60):
                     await work()

@@ -87,8 +87,9 @@ class Grants:
         return self.everything, self.job_scopes
 
     def sees_job(self, target: str) -> bool:
-        """Whether a job on a target may be seen."""
-        return self.everything or any(target == scope or target.startswith(scope + "/") for scope in self.job_scopes)
+        """Whether a job on a target may be seen; the empty scope is the platform, which is above all."""
+        scopes = self.job_scopes
+        return self.everything or "" in scopes or any(target == scope or target.startswith(scope + "/") for scope in scopes)
 
 
 @dataclass(frozen=True, slots=True)

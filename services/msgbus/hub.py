@@ -296,14 +296,14 @@ class Hub:
                 subscription.queue.resync("inbox", "GAP")
 
     def job_moved(self, moved: jobs_pb2.JobMoved) -> None:
-        """Shows a job's progress to its creator and to those who may read its target's jobs."""
+        """Shows a job's progress to those who may read its target's jobs, as the API does: who started it is not asked."""
         progress = event_pb2.JobProgress(
             name=moved.name, state=moved.state, percent=moved.percent, message=moved.message, step=moved.step, log_lines=moved.log_lines,
             kind=moved.kind, attempt=moved.attempt, cancel_requested=moved.cancel_requested,
         )  # fmt: skip
         event = Shared(Event(kind=Event.JOB, job=progress))
         for subscription in self._jobs:
-            if moved.creator == f"users/{subscription.user}" or subscription.grants.sees_job(moved.target):
+            if subscription.grants.sees_job(moved.target):
                 subscription.queue.put(("job", moved.name), Item(event.event, shared=event))
 
     def notice(self, stored: events_pb2.NoticeStored) -> None:

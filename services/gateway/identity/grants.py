@@ -24,7 +24,8 @@ def snapshot(standing: Standing, places: Places, rights: Rights) -> pb.WatchGran
     ]
     jobs = rights.scopes(_SEE_JOBS)
     return _Reply(
-        kind=_Reply.SNAPSHOT, everything=everything, scopes=scopes, job_scopes=sorted(jobs.trees | jobs.exact),
+        kind=_Reply.SNAPSHOT, everything=everything, scopes=scopes,
+        job_scopes=[""] if jobs.everything else sorted(jobs.trees | jobs.exact),
         audiences=audiences(standing) if rights is standing.rights else (),
     )  # fmt: skip
 

@@ -138,16 +138,17 @@ async def test_a_gap_is_told_to_those_it_concerns() -> None:
     assert [e.resync.reason for e in events if e.kind == Event.RESYNC] == ["GAP"]
 
 
-async def test_job_progress_reaches_its_creator_and_those_who_may_read_the_target() -> None:
-    """Not others, and not those who did not ask."""
+async def test_job_progress_reaches_those_who_may_read_the_target() -> None:
+    """Not others, not who started it once the right is lost, or by a key without it, and not those who did not ask."""
     h = hub()
-    mine = subscribed(h, Grants(), jobs=True)
+    starter = subscribed(h, Grants(), jobs=True)
+    platform = subscribed(h, Grants(job_scopes=frozenset({""})), jobs=True)
     readers = subscribed(h, Grants(job_scopes=frozenset({"tenants/acme"})), jobs=True)
     others = subscribed(h, Grants(job_scopes=frozenset({"tenants/globex"})), jobs=True)
     silent = subscribed(h, ADMIN)
     readers.user = others.user = "someone"
     h.job_moved(JobMoved(name="jobs/1", state="RUNNING", percent=10, target="tenants/acme/projects/shop", creator="users/dev"))
-    assert [len(s.queue) for s in (mine, readers, others, silent)] == [1, 1, 0, 0]
+    assert [len(s.queue) for s in (starter, platform, readers, others, silent)] == [0, 1, 1, 0, 0]
 
 
 def test_resume_tokens_are_useless_to_others_and_for_other_questions() -> None:

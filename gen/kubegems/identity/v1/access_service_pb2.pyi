@@ -260,7 +260,7 @@ class WatchGrantsResponse(_message.Message):
 
     @_builtins.property
     def job_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Scopes at which the user may read jobs."""
+        """Scopes at which the user may read jobs; an empty one is the platform, which is above all."""
 
     @_builtins.property
     def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

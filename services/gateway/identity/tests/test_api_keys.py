@@ -152,6 +152,17 @@ async def test_deleting_a_key_ends_it_within_a_second(house: House) -> None:
         await house.call("ApiKeyService/GetApiKey", pb.GetApiKeyRequest(name="users/me/apiKeys/gone"), token)
 
 
+@pytest.mark.parametrize(("permission", "seen"), [("jobs.jobs.get", [""]), ("identity.users.get", [])])
+async def test_a_keys_stream_shows_jobs_only_where_the_key_may_read_them(house: House, permission: str, seen: list[str]) -> None:
+    """A platform admin's key that reads jobs alone sees those of the whole platform, one that does not sees none."""
+    key = await house.key(await house.admin(), permissions=[permission])
+    caller = await house.identity.authenticator.authenticate(house.open("UserService/GetUser", credential=key))
+    watch = access_service_pb2.WatchGrantsRequest(username=caller.id, session=caller.session)
+    async with aclosing(house.pipeline.stream(house.open("AccessService/WatchGrants", peer=WORKER), watch)) as stream:
+        first = await anext(stream)
+    assert (first.everything, list(first.scopes), list(first.job_scopes)) == (False, [], seen)
+
+
 async def test_a_disabled_owner_ends_its_keys_and_a_past_time_too(house: House) -> None:
     """Within a second; enabling the owner brings a key back, its end does not come back."""
     name = await house.user()

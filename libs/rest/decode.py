@@ -8,22 +8,20 @@ once, each with its path in proto names; an unknown field is wrong.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from libs.faults import Invalid, Violation
-from libs.rest import dynamic
+from libs.rest import wellknown
 from libs.rest.scalars import scalar
+from libs.rest.wellknown import MAX_DEPTH, Found, Reader, any_type, said, shown, wrong
 from libs.rpc.fields import rule
 
 __all__ = ["decode", "into", "scalar"]
-MAX_DEPTH = 64
 _SHOWN = 64
-Found = list[Violation]
-Setter = Callable[[Any, Any, str, Found, int], None]  # (message, value, path of the field, violations, depth)
 _tables: dict[str, dict[str, Field]] = {}
 
 
@@ -32,7 +30,7 @@ class Field:
 
     __slots__ = ("field", "name", "null", "oneof", "set")
 
-    def __init__(self, field: FieldDescriptor, setter: Setter) -> None:
+    def __init__(self, field: FieldDescriptor, setter: Reader) -> None:
         self.field, self.name, self.set = field, field.name, setter
         self.oneof = field.containing_oneof.name if field.containing_oneof is not None else ""
         of = field.message_type or field.enum_type
@@ -52,7 +50,7 @@ def parse(raw: bytes) -> Any:
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise Invalid(f"the body is no JSON: {_said(error)}") from error
+        raise Invalid(f"the body is no JSON: {said(error)}") from error
 
 
 def into(value: Any, message: Message, path: str, found: Found, depth: int = 0) -> None:
@@ -72,11 +70,6 @@ def into_field(value: Any, message: Message, name: str, found: Found) -> None:
         message.ClearField(name)
     else:
         field.set(message, value, name, found, 0)
-
-
-def known(descriptor: Descriptor) -> bool:
-    """Whether a type has a JSON form of its own."""
-    return _known(descriptor) is not None
 
 
 def _regular(message: Any, value: Any, path: str, found: Found, depth: int) -> None:
@@ -126,7 +119,7 @@ def _table(descriptor: Descriptor) -> dict[str, Field]:
     return table
 
 
-def _setter(field: FieldDescriptor) -> Setter:
+def _setter(field: FieldDescriptor) -> Reader:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return _map(field)
     if field.is_repeated:
@@ -147,12 +140,12 @@ def _setter(field: FieldDescriptor) -> Setter:
         try:
             setattr(message, name, read(value))
         except (ValueError, TypeError) as error:
-            found.append(Violation(path, _wrong(value, error, secret=secret)))
+            found.append(Violation(path, wrong(value, error, secret=secret)))
 
     return set_scalar
 
 
-def _list(field: FieldDescriptor) -> Setter:
+def _list(field: FieldDescriptor) -> Reader:
     name, of = field.name, field.message_type
     read = None if of is not None else scalar(field)
     nulls = of is not None and of.full_name == "google.protobuf.Value"
@@ -172,12 +165,12 @@ def _list(field: FieldDescriptor) -> Setter:
                 try:
                     items.append(read(item))
                 except (ValueError, TypeError) as error:
-                    found.append(Violation(where, _wrong(item, error)))
+                    found.append(Violation(where, wrong(item, error)))
 
     return set_list
 
 
-def _map(field: FieldDescriptor) -> Setter:
+def _map(field: FieldDescriptor) -> Reader:
     assert field.message_type is not None
     name, entry = field.name, field.message_type.fields_by_name
     read_key, of = scalar(entry["key"], key=True), entry["value"].message_type
@@ -196,49 +189,38 @@ def _map(field: FieldDescriptor) -> Setter:
                 else:
                     items[read_key(key)] = read(item)
             except (ValueError, TypeError) as error:
-                found.append(Violation(where, _wrong(item, error)))
+                found.append(Violation(where, wrong(item, error)))
 
     return set_map
 
 
-def _text(message: Any, value: Any, path: str, found: Found, _depth: int) -> None:
-    """Timestamp, Duration, FieldMask."""
-    try:
-        message.FromJsonString(value)
-    except (ValueError, AttributeError, TypeError, OverflowError):
-        kind = message.DESCRIPTOR.name
-        found.append(Violation(path, f"{shown(value)} is no {kind}, such as {_EXAMPLES[kind]}"))
+def _known(descriptor: Descriptor) -> Reader | None:
+    return _any if descriptor.full_name == "google.protobuf.Any" else wellknown.reader(descriptor)
 
 
-def _wrapper(message: Any, value: Any, path: str, found: Found, _depth: int) -> None:
-    try:
-        message.value = scalar(message.DESCRIPTOR.fields_by_name["value"])(value)
-    except (ValueError, TypeError) as error:
-        found.append(Violation(path, _wrong(value, error)))
-
-
-_EXAMPLES = {"Timestamp": "2026-01-01T00:00:00Z", "Duration": "1.5s", "FieldMask": "displayName,quota"}
-_WELL_KNOWN: dict[str, Setter] = {f"google.protobuf.{name}": _text for name in _EXAMPLES}
-
-
-def _known(descriptor: Descriptor) -> Setter | None:
-    if descriptor.file.name == "google/protobuf/wrappers.proto":
-        return _wrapper
-    return _WELL_KNOWN.get(descriptor.full_name) or dynamic.READERS.get(descriptor.full_name)
-
-
-def shown(value: Any) -> str:
-    """A value as it stands in a message, cut."""
-    text = json.dumps(value, default=str) if not isinstance(value, str) else repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-
-
-def _wrong(value: Any, error: Exception, *, secret: bool = False) -> str:
-    return f"{'the value' if secret else shown(value)} {_said(error)}"
-
-
-def _said(error: Exception) -> str:
-    return "is nested too deep" if isinstance(error, RecursionError) else str(error)
+def _any(message: Any, value: Any, path: str, found: Found, depth: int) -> None:
+    if not isinstance(value, dict):
+        found.append(Violation(path or "body", f"{shown(value)} must be an object"))
+        return
+    if not value:
+        return
+    url, prefix = value.get("@type"), path + "." if path else ""
+    descriptor = any_type(url) if isinstance(url, str) else None
+    if descriptor is None:
+        found.append(Violation(prefix + "@type", f"{shown(url)} is no type known here" if url else "is required"))
+        return
+    inner: Any = GetMessageClass(descriptor)()
+    rest = {key: item for key, item in value.items() if key != "@type"}
+    if _known(descriptor) is None:
+        into(rest, inner, path, found, depth + 1)
+    elif rest.keys() != {"value"}:
+        found.append(Violation(prefix + "value", f"alone must stand beside @type for a {descriptor.name}"))
+    elif rest["value"] is None and descriptor.full_name != "google.protobuf.Value":
+        found.append(Violation(prefix + "value", f"null is no {descriptor.name}"))
+    else:
+        into(rest["value"], inner, prefix + "value", found, depth + 1)
+    if not found:
+        message.type_url, message.value = url, inner.SerializeToString()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

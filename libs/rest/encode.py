@@ -20,7 +20,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from libs.rest.dynamic import any_type
+from libs.rest.wellknown import any_type
 
 Encoder = Callable[[Any], Any]
 _F = FieldDescriptor

@@ -1,19 +1,20 @@
-"""JSON → messages that can hold anything: Struct, Value, ListValue and Any."""
+"""JSON → the messages with a JSON form of their own, save Any: Timestamp, Duration, FieldMask, wrappers, Struct, Value, ListValue."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message_factory import GetMessageClass
 
 from libs.faults import Violation
-from libs.rest import decode
+from libs.rest.scalars import scalar
 
 MAX_DEPTH = 64
+_SHOWN = 64
 Found = list[Violation]
 Reader = Callable[[Any, Any, str, Found, int], None]  # (message, value, path, violations, depth)
 
@@ -27,18 +28,34 @@ def any_type(url: str) -> Descriptor | None:
         return None
 
 
+def shown(value: Any) -> str:
+    """A value as it stands in a message, cut."""
+    text = json.dumps(value, default=str) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def wrong(value: Any, error: Exception, *, secret: bool = False) -> str:
+    """What is wrong with a value, which is told unless it is secret."""
+    return f"{'the value' if secret else shown(value)} {said(error)}"
+
+
+def said(error: Exception) -> str:
+    """An error of a reader in words; a RecursionError has none of its own."""
+    return "is nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
 def _struct(message: Any, value: Any, path: str, found: Found, depth: int) -> None:
     if not isinstance(value, dict):
-        found.append(Violation(path or "body", f"{decode.shown(value)} must be an object"))
+        found.append(Violation(path or "body", f"{shown(value)} must be an object"))
         return
     message.Clear()
     for key, item in value.items():
-        _value(message.fields[key], item, f"{path}[{key[:MAX_DEPTH]}]", found, depth + 1)
+        _value(message.fields[key], item, f"{path}[{key[:_SHOWN]}]", found, depth + 1)
 
 
 def _list(message: Any, value: Any, path: str, found: Found, depth: int) -> None:
     if not isinstance(value, list):
-        found.append(Violation(path or "body", f"{decode.shown(value)} must be a list"))
+        found.append(Violation(path or "body", f"{shown(value)} must be a list"))
         return
     message.ClearField("values")
     for index, item in enumerate(value):
@@ -53,7 +70,7 @@ def _value(message: Any, value: Any, path: str, found: Found, depth: int) -> Non
     elif isinstance(value, bool):
         message.bool_value = value
     elif isinstance(value, str):
-        _text(message, value, path, found)
+        _string(message, value, path, found)
     elif isinstance(value, dict):
         message.struct_value.SetInParent()
         _struct(message.struct_value, value, path, found, depth)
@@ -64,7 +81,7 @@ def _value(message: Any, value: Any, path: str, found: Found, depth: int) -> Non
         _number(message, value, path, found)
 
 
-def _text(message: Any, value: str, path: str, found: Found) -> None:
+def _string(message: Any, value: str, path: str, found: Found) -> None:
     try:
         message.string_value = value
     except (ValueError, UnicodeEncodeError):
@@ -82,34 +99,31 @@ def _number(message: Any, value: float, path: str, found: Found) -> None:
         found.append(Violation(path, "is too large"))
 
 
-def _any(message: Any, value: Any, path: str, found: Found, depth: int) -> None:
-    if not isinstance(value, dict):
-        found.append(Violation(path or "body", f"{decode.shown(value)} must be an object"))
-        return
-    if not value:
-        return
-    url, prefix = value.get("@type"), path + "." if path else ""
-    descriptor = any_type(url) if isinstance(url, str) else None
-    if descriptor is None:
-        found.append(Violation(prefix + "@type", f"{decode.shown(url)} is no type known here" if url else "is required"))
-        return
-    inner: Any = GetMessageClass(descriptor)()
-    rest = {key: item for key, item in value.items() if key != "@type"}
-    if not decode.known(descriptor):
-        decode.into(rest, inner, path, found, depth + 1)
-    elif rest.keys() != {"value"}:
-        found.append(Violation(prefix + "value", f"alone must stand beside @type for a {descriptor.name}"))
-    elif rest["value"] is None and descriptor.full_name != "google.protobuf.Value":
-        found.append(Violation(prefix + "value", f"null is no {descriptor.name}"))
-    else:
-        decode.into(rest["value"], inner, prefix + "value", found, depth + 1)
-    if not found:
-        message.type_url, message.value = url, inner.SerializeToString()
+def _text(message: Any, value: Any, path: str, found: Found, _depth: int) -> None:
+    """Timestamp, Duration, FieldMask."""
+    try:
+        message.FromJsonString(value)
+    except (ValueError, AttributeError, TypeError, OverflowError):
+        kind = message.DESCRIPTOR.name
+        found.append(Violation(path, f"{shown(value)} is no {kind}, such as {_EXAMPLES[kind]}"))
 
 
-READERS: dict[str, Reader] = {
+def _wrapper(message: Any, value: Any, path: str, found: Found, _depth: int) -> None:
+    try:
+        message.value = scalar(message.DESCRIPTOR.fields_by_name["value"])(value)
+    except (ValueError, TypeError) as error:
+        found.append(Violation(path, wrong(value, error)))
+
+
+_EXAMPLES = {"Timestamp": "2026-01-01T00:00:00Z", "Duration": "1.5s", "FieldMask": "displayName,quota"}
+_READERS: dict[str, Reader] = {
     "google.protobuf.Struct": _struct,
     "google.protobuf.Value": _value,
     "google.protobuf.ListValue": _list,
-    "google.protobuf.Any": _any,
+    **{f"google.protobuf.{name}": _text for name in _EXAMPLES},
 }
+
+
+def reader(descriptor: Descriptor) -> Reader | None:
+    """How JSON becomes a message of a type; None for one without a form of its own."""
+    return _wrapper if descriptor.file.name == "google/protobuf/wrappers.proto" else _READERS.get(descriptor.full_name)

@@ -13,10 +13,12 @@ from libs.rpc import deadline, status
 from libs.rpc.server import MAX_METADATA
 from libs.rpc.tls import Tls
 
+_ALONE = ("grpc.use_local_subchannel_pool", 1)  # no connection is shared with another channel of the process
 _ROUND_ROBIN = ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}')
 S = TypeVar("S")
 SECONDS = 10.0
 Metadata = tuple[tuple[str, str], ...]
+_Options = tuple[tuple[str, str | int], ...]
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_metadata_size", MAX_METADATA),
@@ -106,10 +108,11 @@ class Channel:
         return fault
 
 
-def _several(target: str, *, spread: bool) -> tuple[str, Metadata]:
-    """A target of one or more addresses in gRPC's words, and the option that spreads calls over them."""
+def _several(target: str, *, spread: bool) -> tuple[str, _Options]:
+    """A target of one or more addresses in gRPC's words, and the option that spreads calls over them or does not."""
     addresses = [address.strip() for address in target.split(",") if address.strip()]
-    balanced = (_ROUND_ROBIN,) if spread and (len(addresses) > 1 or target.startswith("dns:")) else ()
+    several = len(addresses) > 1 or target.startswith("dns:")
+    balanced: _Options = (_ALONE,) if not spread else (_ROUND_ROBIN,) if several else ()
     if len(addresses) > 1:
         random.shuffle(addresses)  # who keeps to one does not keep to the first
         kind = "ipv6" if addresses[0].startswith("[") else "ipv4"

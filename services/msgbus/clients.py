@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 
 from kubegems.fleet.v1 import cluster_access_service_pb2 as access_pb2
 from kubegems.fleet.v1.cluster_access_service_pb2_grpc import ClusterAccessServiceStub
@@ -47,19 +48,31 @@ class Gateway:
 
 
 class Rights:
-    """AccessService as the watch of rights asks it, over a channel of one connection: both calls must reach the same replica."""
+    """AccessService as the watch of rights asks it: both calls must reach the same replica.
 
-    def __init__(self, channel: Channel) -> None:
-        self._access = channel.stub(AccessServiceStub)
+    Args:
+        connect: makes a channel of one connection; each watch has its own, so that one that a gateway has let hang is left behind.
+    """
 
-    def watch(self) -> AsyncIterator[identity_pb2.WatchSessionsResponse]:
+    def __init__(self, connect: Callable[[], Channel]) -> None:
+        self._connect = connect
+        self._access: AccessServiceStub | None = None
+
+    async def watch(self) -> AsyncIterator[identity_pb2.WatchSessionsResponse]:
         """What the sessions that `update` adds may see, at every change; without limit of time."""
-        request = identity_pb2.WatchSessionsRequest()
-        stream: AsyncIterator[identity_pb2.WatchSessionsResponse] = self._access.WatchSessions(request)  # type: ignore[assignment] # an async generator
-        return stream
+        channel = self._connect()
+        try:
+            access = self._access = channel.stub(AccessServiceStub)
+            told: AsyncGenerator[identity_pb2.WatchSessionsResponse, None] = access.WatchSessions(identity_pb2.WatchSessionsRequest())  # type: ignore[assignment] # an async generator
+            async with aclosing(told):
+                async for message in told:
+                    yield message
+        finally:
+            await channel.close()
 
     async def update(self, watch: str, add: Sequence[tuple[str, str]], remove: Sequence[tuple[str, str]]) -> None:
-        """Adds sessions to a watch and takes others out: pairs of user name and session."""
+        """Adds sessions to the watch that was opened last and takes others out: pairs of user name and session."""
+        assert self._access is not None, "a watch is open"
         request = identity_pb2.UpdateWatchRequest(watch=watch)
         for into, keys in ((request.add, add), (request.remove, remove)):
             for username, session in keys:

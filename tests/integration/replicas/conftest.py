@@ -1,4 +1,4 @@
-"""Two gateways in processes of their own, on one PostgreSQL and one NATS, and fifty simulated agents."""
+"""Two gateways in processes of their own, on one PostgreSQL and one NATS, msgbus behind them, and fifty simulated agents."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from deploy.local import part as parts
+from deploy.local import services
 from deploy.local.certificates import Certificates
+from deploy.local.part import Part
 from deploy.local.ports import Ports
+from services.gateway.config import Config
 from tests.integration.replicas.hub import AGENTS, Hub
 from tests.kit import agents as simulated
 from tests.kit.data import DatabaseServer
@@ -28,12 +31,17 @@ async def _hub(tmp_path_factory: pytest.TempPathFactory, postgres: DatabaseServe
         nats.process = await stack.enter_async_context(parts.running(nats_server_part(nats)))
         database = await stack.enter_async_context(postgres.fresh("replicas"))
         gateways = []
+        msgbus = f"127.0.0.1:{Ports(documented=False).take('msgbus')}"
         for name in ("a", "b"):
             (folder / name).mkdir()
-            config = configuration(folder / name, database, nats, hub_certificates, Ports(documented=False), reads_per_address=100_000)
+            config = configuration(
+                folder / name, database, nats, hub_certificates, Ports(documented=False), reads_per_address=100_000, msgbus_address=msgbus
+            )
             gateways.append(GatewayProcess(name, config, folder / f"{name}.log"))
             stack.push_async_callback(gateways[-1].stop)
             await gateways[-1].start()
+        internal = ",".join(gateway.config.internal_address for gateway in gateways)
+        await stack.enter_async_context(parts.running(_msgbus(gateways[0].config, hub_certificates, nats, internal, folder / "msgbus.log")))
         agents = await simulated.joined(
             AGENTS, dsn=database.dsn, authority=hub_certificates.authority, folder=folder, ca_file=hub_certificates.ca
         )
@@ -48,3 +56,21 @@ async def hub(_hub: Hub) -> Hub:
     """The hub whole: both gateways run and every agent is online."""
     await _hub.whole()
     return _hub
+
+
+def _msgbus(gateway: Config, certificates: Certificates, nats: NatsServer, internal: str, log: Path) -> Part:
+    """msgbus, which knows both gateways."""
+    port = int(gateway.msgbus_address.rpartition(":")[2])
+    facts = {
+        "database_url_file": gateway.database_url_file,
+        "resume_key_file": certificates.master_key,
+        "nats_url": nats.url,
+        "nats_seed_file": nats.seed_file("msgbus"),
+        "certificate_file": certificates.certificate("msgbus"),
+        "key_file": certificates.key("msgbus"),
+        "ca_file": certificates.ca,
+        "gateway_address": internal,
+        "grpc_address": gateway.msgbus_address,
+        "metrics_address": f"127.0.0.1:{Ports(documented=False).take('msgbus-metrics')}",
+    }
+    return services.part("msgbus", facts, log, lambda: parts.until_open(port))

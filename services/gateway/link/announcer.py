@@ -1,4 +1,4 @@
-"""Tells of clusters that came and went: the latest state of each, in order, again until it is taken."""
+"""Tells of clusters that came and went: the latest state of each, again until it is taken; one that is not taken holds up no other."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ class Announcer:
                 await self._on_change(uid, *state)
         except Exception as error:  # noqa: BLE001 -- whatever keeps the news from being taken, they are told again
             _log.warning("link.change_not_taken", cluster_uid=uid, online=state[0], cause=repr(error))
+            self._pending[uid] = self._pending.pop(uid)
             return False
         if self._pending.get(uid) == state:
             del self._pending[uid]

@@ -15,8 +15,12 @@ class Flaps:
         self._replaced: dict[str, deque[float]] = {}
 
     def replaced(self, uid: str, now: float) -> bool:
-        """Notes a replacement; whether there are too many of them."""
-        self._replaced.setdefault(uid, deque(maxlen=_MANY)).append(now)
+        """Notes a replacement, and forgets the clusters whose last one is long ago; whether there are too many of them."""
+        times = self._replaced.pop(uid, None) or deque(maxlen=_MANY)
+        times.append(now)
+        self._replaced[uid] = times  # behind all that were replaced before
+        while now - self._replaced[first := next(iter(self._replaced))][-1] >= _SECONDS:
+            del self._replaced[first]
         return self.seen(uid, now)
 
     def seen(self, uid: str, now: float) -> bool:

@@ -42,7 +42,7 @@ class Peers:
         self._hub_uid = hub_uid
         self._limits = replace(limits or Limits(), streams=PEER_STREAMS)
         self._muxes: dict[str, Mux] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._dialling: dict[str, asyncio.Task[Mux | None]] = {}
         self._failed: dict[str, float] = {}
 
     @property
@@ -66,28 +66,34 @@ class Peers:
 
     def close(self) -> None:
         """Drops the connections."""
+        for task in self._dialling.values():
+            task.cancel()
         for mux in self._muxes.values():
             mux.abort("the gateway stops")
 
     async def _connected(self, holder: tunnel_pb2.TunnelHolder) -> Mux | None:
+        """A connection, dialled once however many ask; whoever of them goes, the others have it."""
         replica = holder.replica
-        async with self._locks.setdefault(replica, asyncio.Lock()):
-            mux = self._muxes.get(replica)
-            if mux is not None and mux.alive:
-                return mux
-            now = asyncio.get_running_loop().time()
-            if now - self._failed.get(replica, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
-                return None
-            self._tidy()
-            try:
-                async with asyncio.timeout(_DIAL_SECONDS):
-                    self._muxes[replica] = await self._dialled(holder.address)
-            except (OSError, TimeoutError, Lost, DecodeError, ValueError) as error:
-                self._failed[replica] = asyncio.get_running_loop().time()
-                _log.warning("peer.away", replica=replica, address=holder.address, cause=repr(error))
-                return None
-            _log.info("peer.connected", replica=replica, address=holder.address)
-            return self._muxes[replica]
+        self._tidy()
+        if replica in self._failed:
+            return None
+        task = self._dialling.get(replica)
+        if task is None:
+            task = self._dialling[replica] = asyncio.create_task(self._dial(holder), name=f"dial gateway {replica}")
+            task.add_done_callback(lambda _: self._dialling.pop(replica))
+        return await asyncio.shield(task)
+
+    async def _dial(self, holder: tunnel_pb2.TunnelHolder) -> Mux | None:
+        replica = holder.replica
+        try:
+            async with asyncio.timeout(_DIAL_SECONDS):
+                mux = self._muxes[replica] = await self._dialled(holder.address)
+        except (OSError, TimeoutError, Lost, DecodeError, ValueError) as error:
+            self._failed[replica] = asyncio.get_running_loop().time()
+            _log.warning("peer.away", replica=replica, address=holder.address, cause=repr(error))
+            return None
+        _log.info("peer.connected", replica=replica, address=holder.address)
+        return mux
 
     async def _dialled(self, address: str) -> Mux:
         host, _, port = address.rpartition(":")
@@ -114,10 +120,10 @@ class Peers:
             raise ValueError("the other end is another hub's gateway")
 
     def _tidy(self) -> None:
-        """Forgets gateways that are gone."""
-        for replica in [r for r, mux in self._muxes.items() if not mux.alive]:
-            del self._muxes[replica]
-            self._failed.pop(replica, None)
+        """Forgets gateways that are gone, and failures of long ago."""
+        self._muxes = {replica: mux for replica, mux in self._muxes.items() if mux.alive}
+        since = asyncio.get_running_loop().time() - _AGAIN_SECONDS
+        self._failed = {replica: at for replica, at in self._failed.items() if at > since}
 
 
 async def _refused(stream: Stream, header: bytes) -> None:

@@ -22,7 +22,7 @@ from libs.tunnel.calls import Disconnected
 from libs.tunnel.kubernetes import Request
 from libs.tunnel.tcp import Connection, client_tls, dial, listen, server_tls
 from services.gateway.link import exchange as exchanges
-from services.gateway.link import grants
+from services.gateway.link import grants, peers
 from services.gateway.link.exchange import AccessEnded, Exchange
 from services.gateway.link.grants import Principal, ServicePrincipal
 from services.gateway.link.links import ClusterOffline, Links
@@ -43,6 +43,7 @@ class Map:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.holding = f"holding {address}"
         self.others = True
         self.touched: list[str] = []
 
@@ -55,7 +56,7 @@ class Map:
 
     def holder(self, uid: str) -> tunnel_pb2.TunnelHolder:
         """The other one, always."""
-        return tunnel_pb2.TunnelHolder(replica=f"holding {self.address}", address=self.address, session="s", number=1)
+        return tunnel_pb2.TunnelHolder(replica=self.holding, address=self.address, session="s", number=1)
 
     def draining(self, replica: str) -> bool:
         """Never."""
@@ -175,6 +176,32 @@ async def test_a_gateway_that_cannot_be_reached_is_as_good_as_offline(rig: Rig) 
         async with asyncio.timeout(2):
             with pytest.raises(ClusterOffline, match="east"):
                 await asking.links.call("nobody", GET_INVENTORY, ASKED, DEV, cluster="east")
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+async def test_nothing_is_kept_of_gateways_that_are_gone(
+    rig: Rig, asking: Asking, monkeypatch: pytest.MonkeyPatch, reachable: bool
+) -> None:
+    """Each restart gives a gateway another name; what is known of the former ones is forgotten, be they reached or not."""
+    monkeypatch.setattr(peers, "_AGAIN_SECONDS", 0.0)
+    asking.map.address = f"127.0.0.1:{rig.port if reachable else 1}"
+    for number in range(20):
+        asking.map.holding = f"start {number}"
+        road = await asking.peers.road("any")
+        assert (road is not None) is reachable
+        if road is not None:
+            road.mux.abort("it is killed")
+    assert sum(len(kept) for kept in vars(asking.peers).values() if isinstance(kept, dict)) <= 2
+
+
+async def test_one_dial_serves_all_and_outlives_who_asked_first(asking: Asking, pair: tuple[Agent, Upstream]) -> None:
+    """The first one's client goes while the other gateway is dialled: the others get their answers over that connection."""
+    calls = [asyncio.create_task(asking.links.call(pair[0].uid, GET_INVENTORY, ASKED, DEV)) for _ in range(5)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    replies = await asyncio.gather(*calls[1:])
+    assert {r.inventory.kubernetes_version for r in replies} == {DEV.user}
+    assert len(asking.peers.connected) == 1
 
 
 async def test_a_stream_lives_while_the_asker_renews_it(asking: Asking, pair: tuple[Agent, Upstream], short_grants: None) -> None:

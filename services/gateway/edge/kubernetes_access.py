@@ -34,6 +34,10 @@ class KubernetesAccess:
         """The caller as it stands now; raises NotSignedIn when its session, API key or user has ended."""
         return await self._identity.authenticator.still(caller)
 
+    def read_at(self) -> float:
+        """When (monotonic) that was read which answers come from."""
+        return self._identity.directory.read_at
+
     def permit(self, caller: Caller, target: Target, environment: str, address: str) -> None:
         """Raises KeyForbids when the caller came by an API key that does not give this; notes the key's use."""
         self._identity.authenticator.used(caller, address)

@@ -121,6 +121,11 @@ class Directory:
         """Whether memory may be believed."""
         return self._clock.monotonic() - self._read < TRUST
 
+    @property
+    def read_at(self) -> float:
+        """When (monotonic) that was read which questions asked now are answered from; memory is not, while it is not believed."""
+        return self._read if self.fresh else self._clock.monotonic()
+
     async def session(self, id_: UUID) -> LiveSession | None:
         """A session that has neither ended nor expired, or None; Unavailable when that cannot be known."""
         found = self._sessions.get(id_) if self.fresh else None

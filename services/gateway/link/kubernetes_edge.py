@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
@@ -31,7 +31,7 @@ MOST_PER_USER = 200  # requests of one user at a time
 _LOOK_SECONDS = 0.5
 _GONE_SECONDS = 1.0
 _ANSWER_SECONDS = 1.0  # that looking a caller up may take
-_UNKNOWN_SECONDS = 3.5  # that what runs may run on while nobody can say whether it may
+_UNKNOWN_SECONDS = 4.5  # that what runs may run on after it was last read that it may; five are promised
 _CLOSED_SECONDS = 0.2  # by then the listener is closed, so that clients come back elsewhere
 _REDIRECTS = range(300, 400)
 _log = log.get("services.gateway.link.kubernetes")
@@ -56,6 +56,10 @@ class Access(Protocol):
 
     async def still(self, caller: Caller) -> Caller:
         """The same caller as it stands now; raises Unauthenticated when its session or user has ended."""
+        ...
+
+    def read_at(self) -> float:
+        """When (monotonic) that was read which answers come from."""
         ...
 
     def visible(self, caller: Caller, name: str) -> bool:
@@ -87,9 +91,9 @@ class _Open:
     cluster: str
     uid: str
     principal: Principal
+    known: float  # when it was read last that the caller may
     exchange: Exchange | None = None
     named: str = ""  # another user as whom the caller acts
-    known: float = field(default_factory=time.monotonic)  # when it was last certain that the caller may
     watch: bool = False
 
 
@@ -102,19 +106,17 @@ class KubernetesEdge:
         journal: the audit log.
         origins: further values of `Origin` that may upgrade; the hub's own always may.
         limit: rate limit by client address, raising Exhausted; before any token is looked at.
-        changed: event that is set when rights or sessions may have changed, and replaced then.
     """
 
     def __init__(
         self, links: Links, access: Access, journal: Journal, *, origins: frozenset[str] = frozenset(),
-        limit: Callable[[str], None] | None = None, changed: Callable[[], asyncio.Event] | None = None,
+        limit: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
         self._links = links
         self._access = access
         self._journal = journal
         self._origins = origins
         self._limit = limit
-        self._changed = changed
         self._open: set[_Open] = set()
         self._per_user: dict[str, int] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -124,41 +126,48 @@ class KubernetesEdge:
         return [web.route("*", PREFIX + "{name}/{tail:.*}", self.handle)]
 
     async def run(self) -> None:
-        """Ends requests whose caller lost access, within a second; until cancelled."""
+        """Ends requests whose caller lost access within a second, and those of which nobody can tell within five; until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(_LOOK_SECONDS, self.recheck), name="access rechecked")
+            group.create_task(self._every(_LOOK_SECONDS / 2, self._unknown), name="access unknown")
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            event = self._changed() if self._changed is not None else asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await event.wait()
-            await self.recheck()
-            await asyncio.sleep(_LOOK_SECONDS / 10)  # a storm of changes is one look
+            await asyncio.sleep(seconds)
+            await work()
 
     async def recheck(self) -> None:
-        """Asks for every open request whether its caller still may; what cannot be told for some seconds ends too."""
-        asked: dict[tuple[str, str, str], Principal | Fault] = {}
+        """Asks for every open request whether its caller still may."""
+        asked: dict[tuple[str, str, str], tuple[Principal | Fault, float]] = {}
         away: Fault | None = None
         for open_ in list(self._open):
             key = (open_.caller.session, open_.uid, open_.named)
             if key not in asked:
-                asked[key] = away or await self._answered(open_)
-            answer = asked[key]
+                asked[key] = (away, 0.0) if away else await self._answered(open_)
+            answer, read_at = asked[key]
             if isinstance(answer, Fault) and answer.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
                 away = answer
-                if open_.exchange is not None and time.monotonic() - open_.known > _UNKNOWN_SECONDS:
-                    open_.exchange.stop("access cannot be checked")
                 continue
-            open_.known = time.monotonic()
+            open_.known = read_at
             if open_.exchange is not None and (isinstance(answer, Fault) or not covers(answer, open_.principal)):
                 open_.exchange.stop("access ended")
 
-    async def _answered(self, open_: _Open) -> Principal | Fault:
+    async def _unknown(self) -> None:
+        oldest = time.monotonic() - _UNKNOWN_SECONDS
+        for open_ in list(self._open):
+            if open_.exchange is not None and open_.known < oldest:
+                open_.exchange.stop("access cannot be checked")
+
+    async def _answered(self, open_: _Open) -> tuple[Principal | Fault, float]:
+        """As whom the caller acts, or why it may not, and when that was read."""
+        read_at = self._access.read_at()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                return await self._renewed(open_)
+                return await self._renewed(open_), read_at
         except TimeoutError:
-            return Unavailable("whoever knows does not answer")
+            return Unavailable("whoever knows does not answer"), read_at
         except Fault as fault:
-            return fault
+            return fault, read_at
 
     async def _renewed(self, open_: _Open) -> Principal:
         caller = await self._access.still(open_.caller)
@@ -269,11 +278,12 @@ class KubernetesEdge:
 
     async def _admitted(self, request: web.Request, split: Split) -> _Open:
         """Who asks for which cluster; a cluster that is not there and one that may not be seen look alike."""
+        read_at = self._access.read_at()
         uid = await self._access.cluster_uid(split.cluster) if split.cluster else None
         caller = await self._access.authenticate(token_of(request), uid or "")
         if uid is None or not self._access.visible(caller, split.cluster):
             raise _missing(split.cluster)
-        return _Open(caller, split.cluster, uid, await self._access.principal(caller, uid))
+        return _Open(caller, split.cluster, uid, await self._access.principal(caller, uid), read_at)
 
     @contextlib.contextmanager
     def _counted(self, open_: _Open) -> Iterator[None]:

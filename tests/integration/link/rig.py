@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,10 @@ class Access:
         if caller.session in self.ended:
             raise Unauthenticated("sign in first")
         return caller
+
+    def read_at(self) -> float:
+        """Just now."""
+        return time.monotonic()
 
     def visible(self, caller: Caller, name: str) -> bool:
         """Whoever has groups sees it."""

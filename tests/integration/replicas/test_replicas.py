@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.integration.replicas.hub import AGENTS, Hub
+from tests.kit.data import DatabaseServer
 from tests.kit.eventually import eventually, timescale
+from tests.kit.freeze import frozen
 
 
 async def test_agents_spread_and_each_is_reached_through_both(hub: Hub) -> None:
@@ -123,6 +127,27 @@ async def test_a_session_that_ends_at_one_gateway_ends_streams_at_the_other(hub:
             pass
         assert time.monotonic() - started < 1.5 * timescale()
     await eventually(lambda: not agent.api.watches, within=2, what="ended at the cluster too")
+
+
+async def test_streams_end_within_five_seconds_when_nobody_can_tell_rights(hub: Hub, postgres: DatabaseServer) -> None:
+    """PostgreSQL stands still: a watch, a forwarded watch and an exec end, whatever gateways still remember; nothing new begins."""
+    agent = await hub.put_one_at(1)
+    async with hub.watching(0, agent) as forwarded, hub.watching(1, agent) as direct, hub.upgraded(1, agent) as (reader, _):
+        with frozen(postgres.process.pid):
+            started = time.monotonic()
+            for ended in asyncio.as_completed([_to_end(forwarded.content), _to_end(direct.content), _to_end(reader)]):
+                await ended
+                assert time.monotonic() - started <= 5 * timescale()
+            print(f"ended after {time.monotonic() - started:.2f} s of 5 s")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(2):
+                    await hub.reached(1, agent)
+
+
+async def _to_end(stream: aiohttp.StreamReader | asyncio.StreamReader) -> None:
+    with suppress(aiohttp.ClientError, ConnectionError):
+        async with asyncio.timeout(20):
+            await stream.read()
 
 
 async def test_a_cluster_removed_at_one_gateway_loses_its_tunnel_at_the_other(hub: Hub) -> None:

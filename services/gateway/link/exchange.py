@@ -52,6 +52,13 @@ class Exchange:
         self._renewing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def outcome(self) -> tuple[str, str] | None:
+        """Code and reason of what the hub broke off, for audit; None for what it did not."""
+        if self.ended:
+            return "PERMISSION_DENIED", "ACCESS_ENDED"
+        return ("UNAVAILABLE", "GATEWAY_STOPPING") if self.stopped else None
+
     async def begin(self, body: Body, head_seconds: float | None) -> None:
         """Sends the body and waits for the head; raises Fault."""
         try:
@@ -120,6 +127,7 @@ class Exchange:
 
     def gateway_stops(self) -> None:
         """Breaks it off: this gateway is being restarted."""
+        self.stopped = True
         self._stream.reset(Reset.STOPPING, "this gateway is being restarted")
 
     def let_go(self) -> None:
@@ -211,7 +219,7 @@ class Exchange:
         if self.ended:
             return AccessEnded(f"the request was broken off: {self.ended}")
         fault = calls.fault_of(error, _WHAT)
-        self.stopped = isinstance(fault, calls.Stopping)
+        self.stopped = self.stopped or isinstance(fault, calls.Stopping)
         return fault
 
 

@@ -241,12 +241,7 @@ class KubernetesEdge:
                 async with exchange:
                     open_.exchange = exchange
                     code, reason = status.code_of(exchange.status), ""
-                    response = await self._passed(request, exchange, asked.upgrade, open_)
-                    if exchange.ended:
-                        code, reason = "PERMISSION_DENIED", "ACCESS_ENDED"
-                    elif exchange.stopped:
-                        code, reason = "UNAVAILABLE", "GATEWAY_STOPPING"
-                    return response
+                    return await self._passed(request, exchange, asked.upgrade, open_)
             except Fault as fault:
                 code, reason = fault.code.name, fault.reason
                 raise
@@ -254,6 +249,8 @@ class KubernetesEdge:
                 code, reason = "CANCELLED", "CLIENT_GONE"
                 raise
             finally:
+                if open_.exchange is not None:
+                    code, reason = open_.exchange.outcome or (code, reason)
                 await self._to_its_end(record.done(code, reason))
 
     async def _read(self, request: web.Request, split: Split, open_: _Open, record: Record) -> tuple[Request, AsyncIterator[bytes] | None]:

@@ -218,10 +218,11 @@ async def test_a_gateway_that_is_stopped_sends_its_agents_away_first(hub: Hub) -
     async with asyncio.timeout(25):
         assert await process.wait() == 0
     ended = await hub.sql(
-        "SELECT code, reason FROM audit.events WHERE method = 'kubernetes/exec' AND $1 = ANY(resources) ORDER BY time DESC LIMIT 1",
+        "SELECT outcome, code, reason FROM audit.events WHERE method = 'kubernetes/exec' AND $1 = ANY(resources)"
+        " ORDER BY time DESC LIMIT 1",
         f"clusters/{agent.name}",
     )
-    assert [(row["code"], row["reason"]) for row in ended] == [("UNAVAILABLE", "GATEWAY_STOPPING")]
+    assert [tuple(row) for row in ended] == [("FAILED", "UNAVAILABLE", "GATEWAY_STOPPING")]
 
 
 async def _gateways(hub: Hub, count: int) -> bool:

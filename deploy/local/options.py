@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 from deploy.local import ports
 from deploy.local.errors import LocalError
 
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"0", "false", "no", "off"})
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -46,8 +49,8 @@ class Options:
             raise LocalError(f"KUBEGEMS_LOCAL_KUBECONFIG: there is no file {kubeconfig}")
         wanted = env.get("KUBEGEMS_LOCAL_PORTS", "")
         return cls(
-            jaeger=env.get("JAEGER", "") not in ("", "0"),
-            clusters=_many(env, "CLUSTERS") if env.get("KUBEGEMS_LOCAL_CLUSTER", "1") != "0" else 0,
+            jaeger=_yes(env, "JAEGER", unset=False),
+            clusters=_many(env, "CLUSTERS") if _yes(env, "KUBEGEMS_LOCAL_CLUSTER", unset=True) else 0,
             gateways=_many(env, "GATEWAYS"),
             database_url=env.get("KUBEGEMS_DATABASE_URL", ""),
             nats_url=_url(env, "KUBEGEMS_NATS_URL"),
@@ -55,6 +58,13 @@ class Options:
             ports={} if wanted == "any" else ports.parse(wanted),
             documented_ports=wanted != "any",
         )
+
+
+def _yes(env: Mapping[str, str], name: str, *, unset: bool) -> bool:
+    text = env.get(name, "")
+    if text.lower() not in _YES | _NO | {""}:
+        raise LocalError(f"{name}={text}: say 1 or 0, true or false, yes or no, on or off")
+    return text.lower() in _YES if text else unset
 
 
 def _url(env: Mapping[str, str], name: str) -> str:

@@ -77,8 +77,16 @@ def test_a_missing_kubeconfig_is_told() -> None:
     """A wrong KUBEGEMS_LOCAL_KUBECONFIG is one line, before anything starts."""
     with pytest.raises(LocalError, match="there is no file /nowhere"):
         Options.read({"KUBEGEMS_LOCAL_KUBECONFIG": "/nowhere"})
-    assert Options.read({"JAEGER": "1"}).jaeger
-    assert not Options.read({"JAEGER": ""}).jaeger
+
+
+def test_yes_and_no_are_read_and_nothing_else() -> None:
+    """In the usual words; unset is the default; what is neither is one line with variable and value, before anything starts."""
+    for text, wanted in (("", None), ("1", True), ("yes", True), ("On", True), ("TRUE", True), ("0", False), ("no", False), ("off", False)):
+        assert Options.read({"JAEGER": text}).jaeger is (wanted or False)
+        assert Options.read({"KUBEGEMS_LOCAL_CLUSTER": text}).clusters == (0 if wanted is False else 1)
+    for name in ("JAEGER", "KUBEGEMS_LOCAL_CLUSTER"):
+        with pytest.raises(LocalError, match=f"^{name}=maybe: say 1 or 0"):
+            Options.read({name: "maybe"})
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "tls://127.0.0.1", "tls://127.0.0.1:abc", "nats://127.0.0.1:4222"])

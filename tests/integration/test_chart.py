@@ -133,8 +133,12 @@ def test_what_is_generated_is_fresh() -> None:
 
 
 async def test_an_api_server_takes_manifest_and_chart(cluster: Cluster, tmp_path: Path) -> None:
-    """Server-side dry run of both, without and with workloads; the chart's and the manifest's pods pass restricted Pod Security."""
-    dry = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
+    """Server-side dry run of both, without and with workloads; the chart's and the manifest's pods pass restricted Pod Security.
+
+    As the documentation has it, without --force-conflicts, although another manager has applied the manifest: every default
+    of a field that is owned as a whole is written out.
+    """
+    dry = ("apply", "--server-side", "--dry-run=server", "-f", "-")
     _, chart = await rendered(tmp_path, GOOD | {"createNamespace": True})
     texts = (manifest.render(), manifest.render(workloads=PODS), manifest.render(workloads=ONE_PORT), chart)
     for text in texts:

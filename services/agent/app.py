@@ -168,6 +168,7 @@ async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: 
         resync_seconds=config.resync_seconds, accepted_hub_uid=config.accepted_hub_uid,
     )  # fmt: skip
     follower.on_trust, link.on_refused = ground.renewal.told, ground.renewal.refused
+    ground.renewal.on_trust = link.reconnect
     observer = Observer(ground.client)
     observation = _observation(ground, observer)
     reporter = _reporter(link, follower, observer, watching)

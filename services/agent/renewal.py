@@ -34,18 +34,19 @@ class Renewal:
     Attributes:
         identity: the current one; `ensure` must have run.
         failures: failures since the last success.
+        on_trust: called when a certificate came with other CAs; a tunnel with it shows the hub that it arrived.
     """
 
     def __init__(
         self, enrolment: Enrolment, files: IdentityFiles, *, clock: Clock, token_file: Path | None,
-        on_renewed: Callable[[Identity], None] = lambda _: None, first_delay: float = _FIRST_DELAY,
+        first_delay: float = _FIRST_DELAY,
     ) -> None:  # fmt: skip
         self.failures = 0
+        self.on_trust: Callable[[], None] = lambda: None
         self._enrolment = enrolment
         self._files = files
         self._clock = clock
         self._token_file = token_file
-        self._on_renewed = on_renewed
         self._first_delay = first_delay
         self._identity: Identity | None = None
         self._early = asyncio.Event()
@@ -96,19 +97,22 @@ class Renewal:
                 continue
             self._early.clear()
             try:
+                before = self._trust()
                 self._identity = await self._renew()
+                changed = self._trust() != before
             except (Fault, ValueError, OSError) as error:
                 self._told = ""  # whoever tells it again is heard
                 await self._failed(error)
             else:
                 self.failures = 0
                 _log.info("certificate.renewed", not_after=self.identity.not_after.isoformat())
-                self._on_renewed(self.identity)
+                if changed:
+                    self.on_trust()
                 await asyncio.sleep(self._first_delay)  # a certificate that is due at once must not become a busy loop
 
     def told(self, trust: str) -> None:
         """The hub names the CAs that it goes by: if they are not those known here, the next certificate comes with them, now."""
-        if trust and trust not in (self._told, ca.bundle_hash(self.identity.ca_file.read_text())):
+        if trust and trust not in (self._told, self._trust()):
             _log.info("certificate.other_cas", trust=trust)
             self._told = trust  # once for each, whatever comes with the renewal
             self._early.set()
@@ -123,6 +127,9 @@ class Renewal:
         """When the current certificate should be renewed: at two thirds of its life, not counting that it is backdated."""
         issued = min(self.identity.not_before + BACKDATE, self.identity.not_after)
         return issued + (self.identity.not_after - issued) * 2 / 3
+
+    def _trust(self) -> str:
+        return ca.bundle_hash(self.identity.ca_file.read_text())
 
     async def _join(self) -> Identity:
         assert self._token_file is not None

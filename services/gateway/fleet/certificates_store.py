@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -18,12 +18,20 @@ async def insert(tx: Tx, serial: str, cluster_uid: UUID, issued: datetime, expir
 
 
 async def behind(tx: Tx, trust: str) -> list[str]:
-    """Names of the joined clusters whose newest certificate came with another CA bundle."""
+    """Names of the joined clusters whose newest certificate that an agent was seen with came with another CA bundle, or that have none.
+
+    What was only issued does not count: its answer may have been lost on the way.
+    """
     rows = await tx.rows(
-        "SELECT DISTINCT ON (c.name) c.name, t.trust FROM fleet.certificates t JOIN fleet.clusters c ON c.uid = t.cluster_uid"
-        " WHERE t.revoked IS NULL ORDER BY c.name, t.issued DESC, t.expires DESC"
+        "SELECT DISTINCT ON (c.name) c.name, t.trust, t.used FROM fleet.certificates t JOIN fleet.clusters c ON c.uid = t.cluster_uid"
+        " WHERE t.revoked IS NULL ORDER BY c.name, t.used IS NULL, t.issued DESC, t.expires DESC"
     )
-    return [row["name"] for row in rows if row["trust"] != trust]
+    return [row["name"] for row in rows if row["trust"] != trust or row["used"] is None]
+
+
+async def seen(tx: Tx, serials: Collection[str], now: datetime) -> None:
+    """Keeps that agents hold these certificates (serial numbers, hex) in use."""
+    await tx.execute("UPDATE fleet.certificates SET used = $2 WHERE serial = ANY($1::text[]) AND used IS NULL", list(serials), now)
 
 
 async def get(tx: Tx, serial: str) -> Record | None:

@@ -64,6 +64,7 @@ class HealthKeeper:
         self._every = every
         self._woken = asyncio.Event()
         self._judged = -_JUDGE_EVERY
+        self._noted: set[str] = set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -72,6 +73,7 @@ class HealthKeeper:
             self._woken.clear()
             try:
                 await self.put_out()
+                await self.note()
                 await self.look()
             except (Fault, OSError, TimeoutError) as error:
                 _log.warning("health.not_kept", problem=str(error))
@@ -90,6 +92,14 @@ class HealthKeeper:
         for uid, number in newer.items():
             self._tunnels.superseded(uid, number)
         return sum(self._tunnels.disconnect(uid, "the certificate was revoked, or the cluster removed") for uid in refused)
+
+    async def note(self) -> None:
+        """Keeps which certificates agents are seen with, each once."""
+        held = set(self._tunnels.serials().values())
+        if new := held - self._noted:
+            async with self._database.transaction() as tx:
+                await certificates_store.seen(tx, new, self._clock.now())
+        self._noted = held
 
     async def look(self) -> None:
         """Keeps the measures and judges, unless that was done a moment ago."""

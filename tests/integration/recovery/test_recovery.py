@@ -44,6 +44,7 @@ async def test_the_ca_is_rotated_under_a_connected_agent(hub: Hub, cluster: Kube
     made = await environment(hub, "rotated")
     uid, agent = (await hub.online())["uid"], hub.platform.pid("agent")
     old = ca.Authority.load(hub.layout.certificates / "ca.crt", hub.layout.certificates / "ca.key")
+    await eventually(lambda: _told(hub), within=30, every=0.5, what="the agent was seen")
     code, said = await hub.rotation("switch")
     assert (code, "`begin` comes first" in said) == (1, True), said
     for step, following in (("begin", "switch"), ("switch", "retire"), ("retire", "")):

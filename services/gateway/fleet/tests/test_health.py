@@ -7,7 +7,7 @@ from typing import Any
 
 from kubegems.fleet.v1 import cluster_pb2, cluster_service_pb2, events_pb2
 from kubegems.tenancy.v1 import project_service_pb2, quota_service_pb2, tenant_service_pb2
-from services.gateway.fleet import health, health_store
+from services.gateway.fleet import certificates_store, health, health_store
 from services.gateway.fleet.health import Facts
 from services.gateway.fleet.health_keeper import HealthKeeper
 from services.gateway.fleet.health_store import Measure
@@ -149,6 +149,24 @@ async def test_only_certificates_that_are_good_keep_their_tunnel(house: House) -
     tunnels.dropped.clear()
     await HealthKeeper(house.database, tunnels, house.clock).put_out()
     assert good in tunnels.dropped
+
+
+async def test_a_cluster_has_heard_of_cas_when_its_agent_is_seen_with_a_certificate_that_came_with_them(house: House) -> None:
+    """Not when that was issued: the answer may be lost, and retiring the old CA would lock the agent out."""
+    name, uid = await house.cluster()
+    await _certificate(house, uid, f"{uid}1", left=timedelta(hours=1))
+    await _certificate(house, uid, f"{uid}2", left=timedelta(hours=2))
+    await house.sql("UPDATE fleet.certificates SET trust = 'new' WHERE serial = $1 RETURNING 1", f"{uid}2")
+
+    async def behind() -> bool:
+        async with house.database.transaction(readonly=True) as tx:
+            return name in await certificates_store.behind(tx, "new")
+
+    assert await behind(), "none was seen in use"
+    await HealthKeeper(house.database, _Tunnels({}, {uid: f"{uid}1"}), house.clock).note()
+    assert await behind(), "only the older one was seen"
+    await HealthKeeper(house.database, _Tunnels({}, {uid: f"{uid}2"}), house.clock).note()
+    assert not await behind()
 
 
 async def test_a_cluster_leaves_when_it_has_confirmed_its_last_removal(house: House) -> None:

@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 from tests.chaos.link.network import AGENTS, HUB
 from tests.chaos.link.rig import CERTIFICATE_SECONDS, SECOND, Rig
-from tests.kit.eventually import eventually
+from tests.kit.eventually import eventually, timescale
+from tests.kit.freeze import frozen
 
 PARTS = ("agent", "gateway", SECOND, "nats", "postgresql")
-STORES = frozenset({"kill postgresql"})  # while it is away, nobody can hear of a revoked right
+LINKS = ("delay", "stall", "half-open", "cut")
+NAMES = (*LINKS, "expire", "hang", "freeze postgresql", *(f"kill {part}" for part in PARTS))
+STORES = frozenset({"kill postgresql", "freeze postgresql"})  # while it is away, nobody can hear of a revoked right
+UNKNOWN_SECONDS = 5.0  # that a stream may go on while nobody can tell whether it may
 
 
 class Actions:
-    """The strikes by name; a deck of all comes before any comes again."""
+    """The strikes by name; a deck of all comes before any comes again.
 
-    def __init__(self, rig: Rig, seed: str) -> None:
-        self._rig, self._seed = rig, seed
-        self.names = ["delay", "stall", "half-open", "cut", "expire", "hang", *(f"kill {part}" for part in PARTS)]
+    Args:
+        rig: what is struck.
+        seed: draws.
+        streams: which streams of users are open.
+    """
 
-    def drawn(self, number: int) -> str:
-        """The strike of a round."""
-        deck, place = divmod(number, len(self.names))
-        return random.Random(f"{self._seed} deck {deck}").sample(self.names, len(self.names))[place]
+    def __init__(self, rig: Rig, seed: str, streams: Callable[[], list[str]]) -> None:
+        self._rig, self._seed, self._streams = rig, seed, streams
 
-    async def strike(self, name: str, rng: random.Random) -> str:
+    def drawn(self, number: int) -> tuple[str, ...]:
+        """The strike of a round, and for every other one of a part what is done to the link meanwhile."""
+        deck, place = divmod(number, len(NAMES))
+        rng = random.Random(f"{self._seed} deck {deck}")
+        name = rng.sample(NAMES, len(NAMES))[place]
+        others = [rng.choice(("", "", *LINKS, *LINKS[2:])) for _ in NAMES]
+        return (name, others[place]) if " " in name and others[place] else (name,)
+
+    async def strike(self, names: tuple[str, ...], rng: random.Random) -> str:
         """Does it; what exactly was done."""
+        draws = [random.Random(rng.random()) for _ in names]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._one(*drawn), name=drawn[0]) for drawn in zip(names, draws, strict=True)]
+        return " and ".join(task.result() for task in tasks)
+
+    async def _one(self, name: str, rng: random.Random) -> str:
         verb, _, what = name.partition(" ")
         done: str = await getattr(self, f"_{verb.replace('-', '_')}")(rng, what)
         return f"{name}: {done}"
@@ -96,6 +115,16 @@ class Actions:
             self._rig.freeze(holder, on=False)
             self._rig.doors.closed = set()
         return f"{holder}, {other} took over"
+
+    async def _freeze(self, rng: random.Random, part: str) -> str:
+        """A store stands still for longer than rights may be believed: no stream outlives that, whosever it is."""
+        before = len(self._streams())
+        with frozen(self._rig.platform.pid(part)):
+            await asyncio.sleep(UNKNOWN_SECONDS * timescale())
+            left = self._streams()
+            assert not left, f"{left} go on while nobody can tell whether they may"
+            await asyncio.sleep(rng.uniform(0, 5))
+        return f"{before} streams ended"
 
     async def _kill(self, rng: random.Random, part: str) -> str:
         pid = self._rig.kill(part)

@@ -7,6 +7,8 @@ import itertools
 import json
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.kit.rest import User
 
 REVIEWS = "/k8s/clusters/local/apis/authentication.k8s.io/v1/selfsubjectreviews"
 SECONDS = aiohttp.ClientTimeout(total=20)
+SILENCE = 20.0
 AWAY = (aiohttp.ClientError, TimeoutError, OSError)
 REVIEW = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 
@@ -30,7 +33,6 @@ class Person:
         doors: the gateways.
         uid: of the account, once it was read.
         turn: which of the gateways is asked.
-        watching: the gateway that the last watch went to.
     """
 
     anyone: User
@@ -40,12 +42,11 @@ class Person:
     uid: str = ""
     token: str = ""
     turn: int = 0
-    watching: str = ""
 
-    async def call(self, method: str, path: str, body: Any = None, *, key: str = "") -> tuple[int, Any]:
+    async def call(self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """Status and body of one call; raises one of AWAY."""
         try:
-            status, answer = await self._call(method, path, body, key)
+            status, answer = await self._call(method, path, body, headers or {})
         except AWAY:
             self.turn += 1
             raise
@@ -53,12 +54,10 @@ class Person:
             self.turn += 1
         return status, answer
 
-    async def _call(self, method: str, path: str, body: Any, key: str) -> tuple[int, Any]:
-        if not self.token:
-            await self._sign_in()
-        headers = {"Authorization": f"Bearer {self.token}"} | ({"Idempotency-Key": key} if key else {})
+    async def _call(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> tuple[int, Any]:
+        sent = {**await self._signed(), **headers}
         session, base = self.anyone.session, self.doors.url(self.turn)
-        async with session.request(method, base + path, json=body, headers=headers, ssl=self.anyone.tls, timeout=SECONDS) as reply:
+        async with session.request(method, base + path, json=body, headers=sent, ssl=self.anyone.tls, timeout=SECONDS) as reply:
             raw = await reply.read()
             if reply.status == 401:
                 self.token = ""
@@ -70,7 +69,7 @@ class Person:
         last: Any = None
         while time.monotonic() < until:
             try:
-                status, last = await self.call(method, "/api/v1" + path, body, key=key)
+                status, last = await self.call(method, "/api/v1" + path, body, headers={"Idempotency-Key": key} if key else {})
                 if status < 300:
                     return last
                 assert status in (401, 429, 499, 500, 502, 503, 504) or (status == 404 and method == "DELETE"), f"{status}: {last}"
@@ -81,24 +80,39 @@ class Person:
             await asyncio.sleep(0.3)
         raise AssertionError(f"{method} {path}: no answer within {within} s, last {last!r}")
 
-    async def watch(self, path: str, started: asyncio.Event) -> None:
-        """Keeps a watch until it is ended; `started` is set with its first bytes. Raises one of AWAY before that."""
+    @asynccontextmanager
+    async def streaming(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer that goes on; raises one of AWAY when there is none or when it breaks off."""
+        headers, timeout = await self._signed(), aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE)
+        url = self.doors.url(self.turn) + path
+        async with self.anyone.session.get(url, headers=headers, ssl=self.anyone.tls, timeout=timeout) as reply:
+            self._look(reply.status, 200)
+            yield reply
+
+    @asynccontextmanager
+    async def upgraded(self, path: str, protocol: str) -> AsyncIterator[tuple[str, aiohttp.ClientWebSocketResponse]]:
+        """A connection of raw bytes and the gateway it goes to; raises one of AWAY when there is none or when it breaks off."""
+        headers, url = await self._signed(), self.doors.url(self.turn)
+        try:
+            async with asyncio.timeout(SILENCE):
+                socket = await self.anyone.session.ws_connect(url + path, protocols=(protocol,), headers=headers, ssl=self.anyone.tls)
+        except aiohttp.WSServerHandshakeError as error:
+            self._look(error.status, 101)
+            raise
+        try:
+            yield url, socket
+        finally:
+            await socket.close()
+
+    def _look(self, status: int, wanted: int) -> None:
+        if status != wanted:
+            self.token = "" if status == 401 else self.token  # a long run outlives a token
+            raise aiohttp.ClientConnectionError(f"{status}")
+
+    async def _signed(self) -> dict[str, str]:
         if not self.token:
             await self._sign_in()
-        headers = {"Authorization": f"Bearer {self.token}"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
-        self.watching = self.doors.url(self.turn)
-        url = self.watching + path
-        async with self.anyone.session.get(url, headers=headers, ssl=self.anyone.tls, timeout=timeout) as reply:
-            if reply.status != 200:
-                self.token = "" if reply.status == 401 else self.token  # a long run outlives a token
-                raise aiohttp.ClientConnectionError(f"{reply.status}")
-            try:
-                async for _ in reply.content.iter_any():
-                    started.set()
-            except AWAY:
-                if not started.is_set():
-                    raise
+        return {"Authorization": f"Bearer {self.token}"}
 
     async def _sign_in(self) -> None:
         body = {"username": self.name, "password": self.password}

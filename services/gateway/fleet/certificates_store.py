@@ -9,6 +9,11 @@ from uuid import UUID
 from libs.pg import Database, Record, Tx
 
 
+async def lock(tx: Tx, cluster_uid: str) -> None:
+    """Waits for whatever gives a cluster's certificates out or revokes them, and holds others off until the transaction ends."""
+    await tx.execute("SELECT FROM fleet.clusters WHERE uid::text = $1 FOR NO KEY UPDATE", cluster_uid)
+
+
 async def insert(tx: Tx, serial: str, cluster_uid: UUID, issued: datetime, expires: datetime, *, trust: str) -> None:
     """Keeps that a certificate was issued, together with the CA bundle of that hash."""
     await tx.execute(

@@ -53,7 +53,8 @@ class EnrolmentService:
     async def Enrol(self, request: enrolment_service_pb2.EnrolRequest, call: Call) -> enrolment_service_pb2.EnrolResponse:
         """A certificate for a token; Invalid for a bad request, which leaves the token unused; JoinRefused.
 
-        Whoever held the cluster's certificates before is out: joining anew is how a stolen one is revoked.
+        Whoever held the cluster's certificates before is out, and the tokens they came from: joining anew is how a stolen one
+        is revoked. A join that is taken up with its key revokes nothing, since the first answer may still arrive.
         """
         key_hash = _key_hash(request.certificate_request)
         token, now = Token.parse(request.token), self._clock.now()
@@ -61,10 +62,11 @@ class EnrolmentService:
         kept = await join_tokens_store.lock(tx, token.id)
         domain.refuse_token(token, kept, key_hash, now)
         assert kept is not None, "refused above"
-        if await certificates_store.revoke(tx, kept["cluster_uid"], now):
-            tx.after_commit(lambda: self._on_revoked(str(kept["cluster_uid"])))
+        if not kept["used"]:
+            if await certificates_store.revoke(tx, kept["cluster_uid"], now):
+                tx.after_commit(lambda: self._on_revoked(str(kept["cluster_uid"])))
+            await join_tokens_store.use(tx, token.id, key_hash, now)
         certificate = await self._issue(tx, request.certificate_request, kept["cluster_uid"])
-        await join_tokens_store.use(tx, token.id, key_hash, now)
         await tx.execute(
             "UPDATE fleet.clusters SET joined = true, agent_version = $2 WHERE uid = $1", kept["cluster_uid"], request.agent_version
         )
@@ -82,6 +84,7 @@ class EnrolmentService:
         if not ca.proves(request.certificate, request.certificate_request.encode(), request.proof):
             raise RenewalRefused("the proof was not made with the certificate's key")
         tx = await pg.tx(call)
+        await certificates_store.lock(tx, ca.spiffe_id(old).removeprefix(domain.agent_id("")))
         kept = await certificates_store.get(tx, serial(old)) or await self._adopted(tx, old)
         domain.refuse_certificate(kept, ca.spiffe_id(old), self._clock.now())
         assert kept is not None, "refused above"

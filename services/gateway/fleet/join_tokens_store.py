@@ -9,6 +9,7 @@ from libs.pg import Record, Tx
 from libs.pg.filters import Column
 from libs.pg.lists import Source
 from libs.pg.ordering import Part
+from services.gateway.fleet import certificates_store
 from services.gateway.fleet.domain import Token
 
 SOURCE = Source(
@@ -40,7 +41,8 @@ async def insert(tx: Tx, token: Token, cluster_uid: UUID, created: datetime, exp
 
 
 async def lock(tx: Tx, id_: str) -> Record | None:
-    """A token with its hashes and its cluster's name, held until the transaction ends."""
+    """A token with its hashes and its cluster's name, held until the transaction ends, as are the cluster's certificates and tokens."""
+    await certificates_store.lock(tx, str(await tx.value("SELECT cluster_uid FROM fleet.join_tokens WHERE id = $1", id_)))
     return await tx.row(
         "SELECT j.id, j.cluster_uid, j.secret_hash, j.created, j.expires, j.used, j.revoked, j.public_key_hash, c.name AS cluster"
         " FROM fleet.join_tokens j JOIN fleet.clusters c ON c.uid = j.cluster_uid WHERE j.id = $1 FOR UPDATE OF j",
@@ -49,10 +51,13 @@ async def lock(tx: Tx, id_: str) -> Record | None:
 
 
 async def use(tx: Tx, id_: str, public_key_hash: bytes, now: datetime) -> None:
-    """Binds a token to the key that used it; the first use counts."""
+    """Binds a token to the key that uses it first, and takes back those that its cluster joined with before."""
+    await tx.execute("UPDATE fleet.join_tokens SET used = $3, public_key_hash = $2 WHERE id = $1", id_, public_key_hash, now)
     await tx.execute(
-        "UPDATE fleet.join_tokens SET used = coalesce(used, $3), public_key_hash = $2 WHERE id = $1", id_, public_key_hash, now
-    )
+        "UPDATE fleet.join_tokens SET revoked = $2 WHERE id <> $1 AND used IS NOT NULL AND revoked IS NULL"
+        " AND cluster_uid = (SELECT cluster_uid FROM fleet.join_tokens WHERE id = $1)",
+        id_, now,
+    )  # fmt: skip
 
 
 async def revoke(tx: Tx, cluster: str, id_: str, now: datetime) -> bool:

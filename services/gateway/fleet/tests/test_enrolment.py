@@ -6,12 +6,13 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from cryptography import x509
 
 from kubegems.fleet.v1 import cluster_service_pb2, enrolment_service_pb2, join_token_pb2, join_token_service_pb2
 from libs.crypt import ca
+from services.gateway.fleet import certificates_store, domain, join_tokens_store
 from services.gateway.fleet.certificates_store import Certificates
 from services.gateway.fleet.enrolment_api import serial
 from services.gateway.tenancy.tests.house import House, refused
@@ -100,6 +101,70 @@ async def test_a_token_is_good_again_for_the_same_key_only(house: House) -> None
         await _enrol(house, token, ca.new_key())
     listed = await house.call("JoinTokenService/ListJoinTokens", join_token_service_pb2.ListJoinTokensRequest(parent=f"clusters/{cluster}"))
     assert [t.state for t in listed.join_tokens] == [join_token_pb2.JoinToken.USED]
+
+
+async def _good(house: House, uid: str) -> int:
+    """How many certificates of a cluster are not revoked."""
+    return len(await house.sql("SELECT 1 FROM fleet.certificates WHERE cluster_uid = $1::text::uuid AND revoked IS NULL", uid))
+
+
+async def test_of_agents_that_use_a_token_at_once_one_joins(house: House) -> None:
+    """The others are refused, and one certificate is good."""
+    cluster, uid = await house.cluster(online=False)
+    token = (await _token(house, cluster)).token
+    tries = await asyncio.gather(*(_enrol(house, token, ca.new_key()) for _ in range(8)), return_exceptions=True)
+    refusals = [found for found in tries if isinstance(found, Exception)]
+    assert (len(refusals), await _good(house, uid)) == (7, 1)
+    assert all(isinstance(found, domain.JoinRefused) for found in refusals), refusals
+
+
+async def test_of_tokens_that_are_used_at_once_the_last_counts(house: House) -> None:
+    """Each revokes what the other gave, so one certificate is good."""
+    cluster, uid = await house.cluster(online=False)
+    for _ in range(5):
+        tokens = [(await _token(house, cluster)).token for _ in range(4)]
+        await asyncio.gather(*(_enrol(house, token, ca.new_key()) for token in tokens))
+        assert await _good(house, uid) == 1
+
+
+async def test_a_token_that_another_took_the_place_of_is_no_good_any_more(house: House) -> None:
+    """Nor for its own key: whoever joined with a stolen one is out when the owner joins, and stays out."""
+    cluster, uid = await house.cluster(online=False)
+    stolen, thief = (await _token(house, cluster)).token, ca.new_key()
+    await _enrol(house, stolen, thief)
+    unused = (await _token(house, cluster)).token
+    owner = (await _enrol(house, (await _token(house, cluster)).token, ca.new_key())).certificate
+    with refused("JOIN_REFUSED", "revoked"):
+        await _enrol(house, stolen, thief)
+    assert await Certificates(house.database).allowed(uid, serial(_parsed(owner)))
+    assert await _enrol(house, unused, ca.new_key())
+
+
+async def test_a_join_that_is_taken_up_leaves_the_first_certificate_good(house: House) -> None:
+    """It is the same key; whichever answer arrives, its certificate works."""
+    cluster, uid = await house.cluster(online=False)
+    token, key = (await _token(house, cluster)).token, ca.new_key()
+    found = await asyncio.gather(_enrol(house, token, key), _enrol(house, token, key))
+    for reply in found:
+        assert await Certificates(house.database).allowed(uid, serial(_parsed(reply.certificate)))
+
+
+async def test_a_renewal_during_a_revocation_is_refused(house: House) -> None:
+    """It waits for what is under way on its cluster, and then finds its certificate revoked."""
+    cluster, uid = await house.cluster(online=False)
+    key = ca.new_key()
+    certificate = (await _enrol(house, (await _token(house, cluster)).token, key)).certificate
+    joining = await _token(house, cluster)
+    async with house.database.transaction() as tx:
+        assert await join_tokens_store.lock(tx, joining.join_token.name.rsplit("/", 1)[1])
+        await certificates_store.revoke(tx, UUID(uid), house.clock.now())
+        renewal = asyncio.create_task(_renew(house, certificate, key, ca.new_key()))
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        while not renewal.done() and not await house.sql(waiting):
+            await asyncio.sleep(0.01)
+    with refused("RENEWAL_REFUSED", "revoked"):
+        await renewal
+    assert await _good(house, uid) == 0
 
 
 async def test_wrong_expired_and_revoked_tokens_are_refused(house: House) -> None:

@@ -85,7 +85,7 @@ class Transaction:
         self._ended = False
 
     async def commit(self) -> None:
-        """Makes it durable, then runs what waits for that. Unavailable: the outcome is not known, ask again by request id."""
+        """Makes it durable, then runs what waits. Unavailable, DeadlineExceeded: nobody knows the outcome, ask by request id."""
         if self._ended:
             return
         self._ended = True

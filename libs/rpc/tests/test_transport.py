@@ -90,14 +90,14 @@ async def test_an_upload_is_a_stream_of_pieces() -> None:
             for _ in range(count):
                 yield Ask(raw={"data": b"x" * size}).SerializeToString()
 
-        reply = Book.FromString(await upload(pieces(10, 1000), metadata=ADMIN))
+        reply = Book.FromString(await upload(pieces(10, 1000), metadata=ADMIN, timeout=10))
         assert (reply.name, reply.pages, library.received) == ("files/a", 10_000, 10_000)
         for given, code in (
             (pieces(9, 1024 * 1024), grpc.StatusCode.RESOURCE_EXHAUSTED),
             (_none(), grpc.StatusCode.INVALID_ARGUMENT),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as refused_:
-                await upload(given, metadata=ADMIN)
+                await upload(given, metadata=ADMIN, timeout=10)
             assert refused_.value.code() is code
 
 

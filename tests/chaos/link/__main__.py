@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.chaos.link.network import within_namespaces
 from tests.chaos.link.rig import rig
 from tests.chaos.link.story import story
 
@@ -28,5 +29,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", default=secrets.token_hex(4))
     arguments = parser.parse_args()
+    within_namespaces()
     print(f"seed {arguments.seed}", flush=True)
     asyncio.run(main(arguments.rounds, arguments.seed))

@@ -1,7 +1,8 @@
 """Where the relay stands: a network namespace of its own, with one cable to the agents and one to the hub that can be unplugged.
 
-Making a namespace needs root and `ip` (Debian's iproute2). Without them the relay stands on the loopback, says so, and an
-unplugged cable is a relay that passes nothing on: both ends' kernels still see each other's acknowledgements.
+Making a namespace needs `ip` (Debian's iproute2) and root, or a user namespace around everything (`within_namespaces`). Without
+them the relay stands on the loopback, says so, and an unplugged cable is a relay that passes nothing on: both ends' kernels
+still see each other's acknowledgements.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import ctypes
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +22,18 @@ from pathlib import Path
 AGENTS, HUB = "agents", "hub"
 _CLONE_NEWNET = 0x40000000
 _LOOPBACK = "127.0.0.1"
+_INSIDE = "KUBEGEMS_CHAOS_INSIDE"
+_UNSHARE = ("unshare", "--user", "--map-current-user", "--keep-caps", "--net", "--mount")
+_PREPARE = ("sh", "-ec", 'mount -t tmpfs tmpfs /run; PATH="$PATH:/usr/sbin:/sbin" ip link set lo up; exec "$@"', "sh")
+
+
+def within_namespaces() -> None:
+    """Starts this program anew where it may make namespaces, unless it may already, or this machine has no user namespaces."""
+    if os.geteuid() == 0 or _INSIDE in os.environ:
+        return
+    command = (*_UNSHARE, *_PREPARE)
+    if shutil.which(_UNSHARE[0]) and subprocess.run((*command, "true"), check=False, capture_output=True).returncode == 0:
+        os.execvpe(command[0], (*command, *sys.orig_argv), os.environ | {_INSIDE: "1"})  # noqa: S606 -- no shell is the point
 
 
 class Loopback:

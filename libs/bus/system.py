@@ -77,9 +77,9 @@ class System:
                 offset += len(found)
                 more = len(found) == _PAGE
 
-    async def kick(self, name: str) -> int:
-        """Ends the connections of a name; how many. They come back only if they are still let in."""
-        found = [guest async for guest in self.guests() if guest.name == name]
+    async def kick(self, prefix: str) -> int:
+        """Ends the connections whose name begins so; how many. They come back only if they are still let in."""
+        found = [guest async for guest in self.guests() if guest.name.startswith(prefix)]
         for guest in found:
             await self.end(guest)
         return len(found)

@@ -188,15 +188,12 @@ def fleet_methods(base: Base, identity_: Identity, links_: Links, nats: NatsAuth
         links_.disconnect(uid, "the cluster was removed")
         await nats.revoke(uid)
 
-    async def revoked(uid: str) -> None:
-        await nats.revoke(uid)
-
     clusters = ClusterService(
         base.pages, joining=joining, kubeconfig_token=kubeconfig_token, on_removed=removed, links=links_, clock=base.clock
     )
     tokens = JoinTokenService(base.pages, joining=joining, authority=base.authority, clock=base.clock)
     access = ClusterAccessService(database=base.database, links=links_, principal=identity_.principals.principal)
-    enrolment = EnrolmentService(authority=base.authority, joining=joining, clock=base.clock, on_revoked=revoked)
+    enrolment = EnrolmentService(authority=base.authority, joining=joining, clock=base.clock)
     return [
         *_served(cluster_service_pb2.DESCRIPTOR, clusters),
         *_served(join_token_service_pb2.DESCRIPTOR, tokens),
@@ -206,9 +203,14 @@ def fleet_methods(base: Base, identity_: Identity, links_: Links, nats: NatsAuth
     ]
 
 
-def health(base: Base, links_: Links, streams: Streams) -> HealthKeeper:
-    """Looks after the clusters' health."""
-    return HealthKeeper(base.database, links_, base.clock, on_removed=streams.wake)
+def health(base: Base, links_: Links, streams: Streams, nats: NatsAuth) -> HealthKeeper:
+    """Looks after the clusters' health, and has what was revoked put out."""
+
+    def removed() -> None:
+        streams.wake()
+        nats.wake()
+
+    return HealthKeeper(base.database, links_, base.clock, on_removed=removed)
 
 
 def hints(base: Base, links_: Links) -> Hints:
@@ -224,7 +226,7 @@ def nats_auth(base: Base) -> NatsAuth:
     """Answers whom the broker may let in."""
     config = base.config
     files = (config.certificate_file, config.key_file, config.ca_file)
-    return NatsAuth(config.nats_url, files, config.nats_seed_file.parent, Certificates(base.database).allowed)
+    return NatsAuth(config.nats_url, files, config.nats_seed_file.parent, Certificates(base.database).refused)
 
 
 def kubernetes_edge(base: Base, identity_: Identity, links_: Links) -> KubernetesEdge:

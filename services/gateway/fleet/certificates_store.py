@@ -67,15 +67,15 @@ async def revoke(tx: Tx, cluster_uid: UUID, now: datetime) -> int:
     return await tx.execute("UPDATE fleet.certificates SET revoked = $2 WHERE cluster_uid = $1 AND revoked IS NULL", cluster_uid, now)
 
 
-async def refused(tx: Tx, held: Mapping[str, str]) -> list[str]:
-    """Which cluster uids hold a certificate (serial number, hex) that is not known, revoked, or of a cluster that is gone."""
+async def refused(tx: Tx, held: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of cluster uids with a certificate (serial number, hex) those whose is not known, revoked, or of a cluster that is gone."""
     rows = await tx.rows(
-        "SELECT h.uid FROM unnest($1::text[], $2::text[]) AS h (uid, serial) WHERE NOT EXISTS (SELECT 1 FROM fleet.certificates t"
+        "SELECT h.uid, h.serial FROM unnest($1::text[], $2::text[]) AS h (uid, serial) WHERE NOT EXISTS (SELECT 1 FROM fleet.certificates t"
         " JOIN fleet.clusters c ON c.uid = t.cluster_uid"
         " WHERE t.cluster_uid::text = h.uid AND t.serial = h.serial AND t.revoked IS NULL)",
-        list(held.keys()), list(held.values()),
+        [uid for uid, _ in held], [serial for _, serial in held],
     )  # fmt: skip
-    return [row["uid"] for row in rows]
+    return [(row["uid"], row["serial"]) for row in rows]
 
 
 async def superseded(tx: Tx, held: Mapping[str, int]) -> dict[str, int]:
@@ -93,6 +93,11 @@ class Certificates:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def refused(self, held: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those of some (cluster uid, serial number in hex) that open no link."""
+        async with self._database.transaction(readonly=True) as tx:
+            return await refused(tx, held)
 
     async def allowed(self, uid: str, serial: str = "") -> bool:
         """Whether a cluster is ours and the certificate (serial number, hex; empty: any of its) is not revoked."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from cryptography import x509
@@ -33,7 +32,6 @@ class EnrolmentService:
         authority: the hub's CA.
         joining: where the hub is.
         clock: the time.
-        on_revoked: told the uid of a cluster whose earlier certificates were revoked, after the commit.
     """
 
     def __init__(
@@ -42,9 +40,7 @@ class EnrolmentService:
         authority: ca.Authority,
         joining: Joining,
         clock: Clock,
-        on_revoked: Callable[[str], Awaitable[None] | None] = lambda _: None,
     ) -> None:
-        self._on_revoked = on_revoked
         self._authority = authority
         self._trust = ca.bundle_hash(authority.bundle)
         self._joining = joining
@@ -63,8 +59,7 @@ class EnrolmentService:
         domain.refuse_token(token, kept, key_hash, now)
         assert kept is not None, "refused above"
         if not kept["used"]:
-            if await certificates_store.revoke(tx, kept["cluster_uid"], now):
-                tx.after_commit(lambda: self._on_revoked(str(kept["cluster_uid"])))
+            await certificates_store.revoke(tx, kept["cluster_uid"], now)
             await join_tokens_store.use(tx, token.id, key_hash, now)
         certificate = await self._issue(tx, request.certificate_request, kept["cluster_uid"])
         await tx.execute(

@@ -53,7 +53,7 @@ class HealthKeeper:
         database: where clusters are.
         tunnels: this gateway's.
         clock: the time.
-        on_removed: called when a cluster was removed, so that what is left of it can be cleaned up at once.
+        on_removed: called when a cluster was removed or certificates revoked, so that what is left of them can be cleaned up at once.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class HealthKeeper:
         if not held:
             return 0
         async with self._database.transaction(readonly=True) as tx:
-            refused = await certificates_store.refused(tx, held)
+            refused = await certificates_store.refused(tx, held.items())
             newer = await certificates_store.superseded(tx, self._tunnels.numbers())
         for uid, number in newer.items():
             self._tunnels.superseded(uid, number)
-        return sum(self._tunnels.disconnect(uid, "the certificate was revoked, or the cluster removed") for uid in refused)
+        return sum(self._tunnels.disconnect(uid, "the certificate was revoked, or the cluster removed") for uid, _ in refused)
 
     async def note(self) -> None:
         """Keeps which certificates agents are seen with, each once."""

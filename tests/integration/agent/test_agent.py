@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -130,7 +130,7 @@ async def scene(  # noqa: PLR0917 -- fixtures
     )  # fmt: skip
     tls = server_tls(hub_certificates.certificate("gateway"), hub_certificates.key("gateway"), hub_certificates.ca)
     tunnel = await links.serve("127.0.0.1", 0, tls)
-    auth = NatsAuth(nats_server.url, nats_server.tls(), nats_server.seed_file("gateway").parent, lambda uid, _: uid == CLUSTER_UID)
+    auth = NatsAuth(nats_server.url, nats_server.tls(), nats_server.seed_file("gateway").parent, _refused)
     answering = asyncio.create_task(auth.run(), name="callout")
     bus = await Bus.connect(nats_server.url, name="gateway", tls=nats_server.tls(), nkey_seed_file=nats_server.seed_file())
     await bus.ensure_stream(streams.cluster(CLUSTER_UID))
@@ -156,6 +156,10 @@ async def scene(  # noqa: PLR0917 -- fixtures
 
 async def _allowed(uid: str, _serial: str) -> bool:
     return uid == CLUSTER_UID
+
+
+async def _refused(held: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(uid, serial) for uid, serial in held if uid != CLUSTER_UID]
 
 
 async def _changed(_uid: str, _online: bool, _version: str, _number: int) -> None:

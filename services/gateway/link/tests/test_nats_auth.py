@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from libs.bus import Bus, streams, subjects
 from libs.bus.connection import Address, client_context, connect_once, flushed
 from libs.bus.rates import Rate
 from libs.bus.server import Keys, ServerConfig, prove_closed, render
+from libs.bus.system import Guest
 from libs.faults import Unavailable
 from services.gateway.link import nats_auth
 from services.gateway.link.nats_auth import NatsAuth, permissions
@@ -35,6 +36,8 @@ class House:
     ca: Any
     folder: Path
     revoked: set[str]
+    asked: asyncio.Event
+    stale: asyncio.Event
     auth: NatsAuth
 
     def tls(self, uri: str, lifetime: timedelta = timedelta(hours=1)) -> tuple[Path, Path, Path]:
@@ -71,14 +74,20 @@ async def house(tmp_path_factory: Any, hub_certificates: Any, free_ports: Any) -
 
     revoked: set[str] = set()
 
-    async def allowed(uid: str, serial: str) -> bool:
-        assert int(serial, 16)
-        return uid not in revoked
+    asked, stale = asyncio.Event(), asyncio.Event()
+
+    async def refused(held: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        assert all(int(serial, 16) for _, serial in held)
+        found = [(uid, serial) for uid, serial in held if uid in revoked]
+        if any(uid == "late" for uid, _ in held) and len(held) == 1:
+            asked.set()
+            await stale.wait()  # what was read is old by the time it is told
+        return found
 
     async with parts.running(Part("nats", command, lambda: until_open(port))):
-        auth = NatsAuth(url, tls("gateway"), keys.folder, allowed)
+        auth = NatsAuth(url, tls("gateway"), keys.folder, refused)
         answering = asyncio.create_task(auth.run(), name="callout")
-        found = House(url, keys, tls("gateway"), hub_certificates.authority, folder / "agents", revoked, auth)
+        found = House(url, keys, tls("gateway"), hub_certificates.authority, folder / "agents", revoked, asked, stale, auth)
         yield found
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
@@ -172,7 +181,7 @@ async def test_agent_hears_nothing_else(agent: Client, subject: str) -> None:
 async def test_the_same_acts_pass_where_they_are_allowed(agent: Client) -> None:
     """The check above can tell: an agent's own subjects draw no complaint."""
     assert not await agent.refused(agent.nats.publish("gems.cluster.mine.core.v1.pods.ns", b"x"))
-    for subject in permissions("mine").subscribe:
+    for subject in permissions("mine", "1").subscribe:
 
         async def subscribe(subject: str = subject) -> None:
             await agent.nats.subscribe(subject)
@@ -232,6 +241,66 @@ async def test_revoked_cluster_is_kicked_and_stays_out(house: House, eventually:
     await bystander.close()
 
 
+async def test_whoever_is_woken_puts_out_what_was_revoked(house: House, eventually: Any) -> None:
+    """Any gateway does, whichever let the agent in; an agent whose certificate is good goes on."""
+    victim, bystander = await house.agent("victim-2"), await house.agent("bystander-2")
+    house.revoked.add("victim-2")
+    house.auth.wake()
+    await eventually(lambda: not victim.connected, within=5, what="put out")
+    assert bystander.connected
+    await victim.close()
+    await bystander.close()
+
+
+async def test_a_gateway_that_starts_puts_out_what_was_revoked(house: House, eventually: Any) -> None:
+    """The one that revoked may have stopped before it got to it."""
+    victim = await house.agent("victim-3")
+
+    async def refused(held: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [(uid, serial) for uid, serial in held if uid == "victim-3"]
+
+    house.revoked.add("victim-3")
+    starting = asyncio.create_task(NatsAuth(house.url, house.gateway, house.keys.folder, refused).run(), name="starting")
+    await eventually(lambda: not victim.connected, within=5, what="put out")
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await victim.close()
+
+
+async def test_who_comes_in_during_a_revocation_is_put_out(house: House, eventually: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker's question was answered by what was true a moment before; the look after the revocation came too early."""
+    coming = asyncio.create_task(house.agent("late"))
+    looked, ended = asyncio.Event(), list[str]()
+    look, end = house.auth._end_refused, house.auth._system.end
+
+    async def looks() -> None:
+        await look()
+        looked.set()
+
+    async def ends(guest: Guest) -> None:
+        ended.append(guest.name)
+        await end(guest)
+
+    monkeypatch.setattr(house.auth, "_end_refused", looks)
+    monkeypatch.setattr(house.auth._system, "end", ends)
+    async with asyncio.timeout(5):
+        await house.asked.wait()
+    house.revoked.add("late")
+    house.auth.wake()
+    async with asyncio.timeout(5):
+        await looked.wait()
+    assert not ended
+    house.stale.set()
+    late = await coming
+    await eventually(lambda: ended, within=5, what="let in, and put out")
+    await eventually(lambda: not late.connected, within=5)
+    await late.close()
+
+
+async def _nobody(_held: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    return []
+
+
 async def test_a_connection_ends_with_its_certificate(house: House, eventually: Any) -> None:
     """No longer than it is good, although the broker looks at certificates only when someone connects; the next one lets in again."""
     tls = house.tls("spiffe://kubegems/cluster/brief", timedelta(seconds=4))
@@ -248,7 +317,7 @@ async def test_a_connection_ends_with_its_certificate(house: House, eventually: 
 async def test_too_much_is_put_out(house: House, eventually: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent over its rate is thrown out and kept out for its penalty; one within it goes on."""
     monkeypatch.setattr(nats_auth, "_PENALTY", 1.0)
-    strict = NatsAuth(house.url, house.gateway, house.keys.folder, lambda _uid, _serial: True, rate=Rate(messages=100, seconds=0.3))
+    strict = NatsAuth(house.url, house.gateway, house.keys.folder, _nobody, rate=Rate(messages=100, seconds=0.3))
     house.auth._put_out = strict._put_out  # both answer the broker's questions, as two replicas would
     watching = asyncio.create_task(strict.run(), name="strict")
     loud, quiet = await house.agent("loud"), await house.agent("quiet")

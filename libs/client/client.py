@@ -30,6 +30,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # else C-core waits a minute, whatever the line above says
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.enable_retries", 0),  # they are ours: gRPC knows no idempotency keys
 )

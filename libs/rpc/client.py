@@ -10,7 +10,7 @@ import grpc
 
 from libs.log import trace
 from libs.rpc import deadline, status
-from libs.rpc.server import MAX_METADATA
+from libs.rpc.server import HUB_PINGS, MAX_METADATA
 from libs.rpc.tls import Tls
 
 _ALONE = ("grpc.use_local_subchannel_pool", 1)  # no connection is shared with another channel of the process
@@ -23,15 +23,17 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_metadata_size", MAX_METADATA),
     ("grpc.absolute_max_metadata_size", MAX_METADATA),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_time_ms", int(2 * HUB_PINGS * 1000)),  # a process that stands still is left within eight seconds
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.http2.ping_timeout_ms", 4_000),  # without it C-core waits a minute for the ping's answer, whatever the line above says
+    ("grpc.http2.max_pings_without_data", 0),  # any number: quiet streams are what it is for
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.enable_retries", 0),  # retries belong to who knows that the call is idempotent
 )
 
 
 class Channel:
-    """A channel to one service.
+    """A channel to one service of the hub, whose server is built `for_hub`.
 
     `stub(SomeServiceStub)` gives the generated stub, typed: `await stub.Rpc(request, timeout=2)`, `async for item in
     stub.Stream(request)`. A call without a timeout gets 10 s, a stream none; both end with the call that makes them.

@@ -29,12 +29,14 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # without it C-core waits a minute, whatever the line above says
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.max_ping_strikes", 2),  # who pings more often than the interval above is sent away
+    ("grpc.http2.max_ping_strikes", 2),  # who pings more often than the interval above, or HUB_PINGS, is sent away
     ("grpc.max_connection_idle_ms", 15 * 60_000),
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.default_compression_level", 1),  # by what the client takes; `_sent` says for which messages
 )
+HUB_PINGS = 2.0  # seconds that the hub's own services leave at least between two pings to each other
 _HEADROOM = 64 * 1024  # so that it is us who say what was too large
 Answer = Callable[[Any, Context, Call], Awaitable[Any]]
 _HIDDEN = frozenset({"authorization", "cookie"})
@@ -52,6 +54,7 @@ class Server:
         connections: at once, those in the handshake too; more are closed. C-core does not say whose they are, so this only keeps the
             process's files; whom it keeps out is for a proxy or firewall to choose.
         per_connection: calls at once of one connection; more wait. Raise it where the gateway brings everybody's streams.
+        for_hub: only the hub's own services come here: they ping often, so as to notice soon when this process stands still.
         max_metadata: bytes of metadata; raise it to `MAX_METADATA` where caller contexts come in.
         proxies: whose word about the client's address is taken.
     """
@@ -59,12 +62,14 @@ class Server:
     def __init__(
         self, pipeline: Pipeline, methods: Iterable[Method] | None = None, *,
         max_concurrent: int = 2000, connections: int = 4096, per_connection: int = 256, max_metadata: int = 16 * 1024,
-        proxies: Proxies | None = None,
+        for_hub: bool = False, proxies: Proxies | None = None,
     ) -> None:  # fmt: skip
         self._pipeline, self._proxies = pipeline, proxies or Proxies()
         served = list(pipeline.methods if methods is None else methods)
         options = [*_OPTIONS, ("grpc.max_metadata_size", max_metadata), ("grpc.absolute_max_metadata_size", max_metadata)]
         options += [("grpc.max_allowed_incoming_connections", connections), ("grpc.max_concurrent_streams", per_connection)]
+        if for_hub:
+            options.append(("grpc.http2.min_ping_interval_without_data_ms", int(HUB_PINGS * 1000)))
         options.append(("grpc.max_receive_message_length", max(map(sizes.most, served), default=0) + _HEADROOM))
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max_concurrent)
         self.health = health.aio.HealthServicer()

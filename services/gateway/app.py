@@ -113,7 +113,7 @@ async def _listen(base: Base, identity: Identity, methods: list[Method], links: 
     http.add_raw_route("/ws/messages", socket.handle, "GET")
     https, tunnel = tls.context(), server_tls(config.certificate_file, config.key_file, config.ca_file)
     life.spawn("certificates", tls.keep_fresh(https, tunnel))
-    inner = Server(pipeline, rpc.for_services(methods), max_concurrent=20_000, per_connection=10_000)  # grants of all
+    inner = Server(pipeline, rpc.for_services(methods), max_concurrent=20_000, per_connection=10_000, for_hub=True)  # grants of all
     internal = await _serve(inner, config.internal_address, tls, require_client=True)
     proxies = bounds.proxies(config)
     enrolment = await _serve(Server(pipeline, rpc.for_enrolment(methods), proxies=proxies), config.enrolment_address, tls)

@@ -66,7 +66,7 @@ async def start(config: Config, life: Life) -> None:
     consumers.start()
     pipeline = _pipeline(config, database, auditor, gateway, _messages(config, life, bus, hub, gateway, rights))
     _post(config, life, database, bus)
-    server = rpc.Server(pipeline, max_metadata=MAX_METADATA, max_concurrent=MOST_CALLS, per_connection=MOST_CALLS)
+    server = rpc.Server(pipeline, max_metadata=MAX_METADATA, max_concurrent=MOST_CALLS, per_connection=MOST_CALLS, for_hub=True)
     server.listen(config.grpc_address, tls, require_client=True)
     await consumers.caught_up(CATCH_UP_SECONDS)
     await server.start()

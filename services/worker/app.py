@@ -81,7 +81,7 @@ async def _serve(
         units=PgUnits(database, auditor, key=key),
         audit=auditor,
     )
-    server = rpc.Server(pipeline, max_metadata=MAX_METADATA, per_connection=2000)
+    server = rpc.Server(pipeline, max_metadata=MAX_METADATA, per_connection=2000, for_hub=True)
     server.listen(config.grpc_address, tls, require_client=True)
     await server.start()
     life.on_drain.append(lambda: server.drain(2.0))

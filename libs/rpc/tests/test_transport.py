@@ -12,11 +12,18 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 from prometheus_client import CollectorRegistry
 
+from kubegems.messages.v1 import event_pb2, message_service_pb2, message_service_pb2_grpc
+from kubegems.tenancy.v1 import tenant_service_pb2 as pb
+from kubegems.tenancy.v1 import tenant_service_pb2_grpc
+from libs.faults import Unavailable
 from libs.rest.tests.library import LIBRARY, Book, Library
 from libs.rpc import Call, Channel, Pipeline, Server, methods, sizes
 from libs.rpc.addresses import Proxies
 from libs.rpc.registry import bind
-from libs.rpc.tests.doubles import TENANTS, Tenants, Users
+from libs.rpc.server import HUB_PINGS
+from libs.rpc.tests.doubles import MESSAGES, TENANTS, Messages, Tenants, Users
+from tests.kit.eventually import timescale
+from tests.kit.relay import Relay
 
 Ask: Any = GetMessageClass(LIBRARY.methods_by_name["Get"].input_type)
 ADMIN = (("authorization", "Bearer admin"),)
@@ -132,6 +139,36 @@ async def test_a_client_that_pings_without_end_is_sent_away() -> None:
                 pass
         raw_writer.close()
         assert b"too_many_pings" in seen
+
+
+@pytest.mark.parametrize("quiet", [True, False], ids=["a quiet stream", "a call"])
+async def test_a_server_that_stands_still_is_left_soon(quiet: bool) -> None:
+    """Nothing breaks and nothing is answered: what is under way fails within ten seconds; a stream that is merely quiet goes on."""
+    messages = Messages()
+    served = [*methods(TENANTS, Tenants()), *methods(MESSAGES, messages)]
+    server = Server(Pipeline(served, authenticate=Users(), registry=CollectorRegistry()), for_hub=True)
+    port = server.listen("127.0.0.1:0", None)
+    await server.start()
+    relay = Relay(lambda: asyncio.open_connection("127.0.0.1", port))
+    listener = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
+    channel = Channel(f"127.0.0.1:{listener.sockets[0].getsockname()[1]}", "gateway", None)
+    get = channel.stub(tenant_service_pb2_grpc.TenantServiceStub).GetTenant
+    stream = channel.stub(message_service_pb2_grpc.MessageServiceStub).Subscribe(message_service_pb2.SubscribeRequest(), metadata=ADMIN)
+    messages.events.put_nowait(event_pb2.Event(subscription="first"))
+    assert (await anext(aiter(stream))).subscription == "first"
+    reading = asyncio.ensure_future(anext(aiter(stream)))
+    if quiet:
+        done, _ = await asyncio.wait({reading}, timeout=6 * HUB_PINGS)
+        assert not done, "pings from this end are no reason to be sent away"
+    relay.freeze()
+    work = reading if quiet else asyncio.ensure_future(get(pb.GetTenantRequest(name="tenants/acme"), timeout=60, metadata=ADMIN))
+    async with asyncio.timeout(10 * timescale()):
+        with pytest.raises(Unavailable):
+            await work
+    reading.cancel()
+    await channel.close()
+    listener.close()
+    await server.drain(0.1)
 
 
 async def test_connections_are_bounded() -> None:

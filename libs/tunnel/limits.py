@@ -38,4 +38,4 @@ class Limits:
     streams: int = 4096
     control: int = 8 * MIB
     ping_every: float = 3.0
-    ping_timeout: float = 6.0
+    ping_timeout: float = 5.0  # with the pause before it, time enough to be at another gateway within ten seconds

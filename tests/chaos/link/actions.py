@@ -109,7 +109,7 @@ class Actions:
         self._rig.doors.close(holder)
         self._rig.freeze(holder, on=True)
         try:
-            await eventually(lambda: self._rig.holders(other), within=25, every=0.2, what=f"{other} took over")
+            await eventually(lambda: self._rig.holders(other), within=10, every=0.2, what=f"{other} took over")
             await asyncio.sleep(rng.uniform(0, 3))
         finally:
             self._rig.freeze(holder, on=False)

@@ -77,7 +77,7 @@ async def test_a_gateway_that_stood_still_takes_nothing_back(hub: Hub) -> None:
     agent = await hub.put_one_at(0)
     hub.gateways[0].pause()
     try:
-        await eventually(lambda: _online_at(hub, 1), within=15, what="moved from a frozen gateway")
+        await eventually(lambda: _online_at(hub, 1), within=10, what="moved from a frozen gateway")
         await eventually(lambda: hub.reached(1, agent), within=5)
         await eventually(lambda: _gateways(hub, 1), within=15, what="counts as dead")
     finally:

@@ -21,7 +21,7 @@ from libs.clock import SystemClock
 from libs.crypt.ca import SPIFFE, Authority
 from libs.kube import Principal
 from libs.rpc.call import Call
-from libs.tunnel import Stream
+from libs.tunnel import Reset, Stream
 from libs.tunnel.kubernetes import Request
 from libs.tunnel.tcp import client_tls
 from services.agent.link import AgentLink, by_grant, principal_of
@@ -40,7 +40,7 @@ class SimulatedApi(Proxy):
         uid: the cluster's.
         tick: each open watch gets an event when it is set, and what is put there next replaces it.
         watches: how many are open.
-        release: what `/slow` waits for.
+        release: what `/slow` waits for, and `/torn` in the middle of its body, which breaks off then.
     """
 
     def __init__(self, uid: str) -> None:
@@ -63,6 +63,11 @@ class SimulatedApi(Proxy):
             await self._echo(stream, request.upgrade)
         elif "watch=" in request.query:
             await self._watch(stream)
+        elif request.path.endswith("/torn"):
+            await send_head(stream, head(200, _JSON))
+            await stream.write(b'{"half": ')
+            await self.release.wait()
+            stream.reset(Reset.BROKEN, "the API server broke off")
         else:
             if request.path.endswith("/slow"):
                 self.slow += 1

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, cast
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -384,9 +384,8 @@ def _located(exchange: Exchange, cluster: str) -> list[Header]:
 
 
 def _cut(request: web.Request) -> None:
-    transport = request.transport
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()
+    if request.transport is not None:
+        cast("asyncio.WriteTransport", request.transport).abort()  # by its name: uvloop's are no subclass
 
 
 def _missing(name: str) -> ClusterMissing:

@@ -42,6 +42,21 @@ async def test_bodies_watches_and_upgrades_are_forwarded(hub: Hub) -> None:
         assert await reader.readexactly(len(sent)) == sent
 
 
+@pytest.mark.parametrize("gateway", [0, 1], ids=["forwarded", "direct"])
+async def test_a_body_that_breaks_off_is_never_taken_for_whole(hub: Hub, gateway: int) -> None:
+    """The client's connection is cut in the middle of the answer: nothing ends it as if all had come."""
+    agent = await hub.put_one_at(1)
+    user = hub.admins[gateway]
+    url = f"{user.base}/k8s/clusters/{agent.name}/torn"
+    agent.api.release.clear()
+    async with user.session.get(url, headers={"Authorization": f"Bearer {user.token}"}, ssl=user.tls) as reply:
+        assert (reply.status, await reply.content.readany()) == (200, b'{"half": ')
+        agent.api.release.set()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            async with asyncio.timeout(10):
+                await reply.content.read()
+
+
 async def test_an_error_of_the_holder_comes_through(hub: Hub) -> None:
     """What the holder refuses reads the same as if the tunnel were here: a cluster that is offline is told as such."""
     agent = await hub.put_one_at(1)

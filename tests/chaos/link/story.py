@@ -56,9 +56,11 @@ class Story:
     async def run(self, rounds: int) -> None:
         """All rounds; raises AssertionError at the first that ends wrong."""
         actions = Actions(self.rig, self.seed, lambda: [f"{s.person.name}'s {s.kind}" for s in self.streams if s.live])
-        async with _going(self.asking, self.streams, self.bodies):
+        async with _going(self.asking, self.streams, self.bodies) as tasks:
             for number in range(rounds):
                 await self._round(number, actions)
+                for task in tasks:
+                    assert not task.done(), f"{task.get_name()} has ended"
         for each in self.asking:
             assert each.seen["201"] >= rounds, f"the control: {each.person.name} was answered: {each.seen}"
             assert each.seen["other's 403"] >= rounds / 3, f"the control: {each.person.name} was refused: {each.seen}"
@@ -213,18 +215,18 @@ async def _pod(person: Person) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _going(*some: Sequence[Asking] | Sequence[Stream] | Sequence[Bodies]) -> AsyncIterator[None]:
+async def _going(*some: Sequence[Asking] | Sequence[Stream] | Sequence[Bodies]) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Runs all for the length of a block; a failure of one of them is the block's."""
     tasks = [asyncio.create_task(one.run(), name=f"{type(one).__name__} of {one.person.name}") for each in some for one in each]
     try:
-        yield
+        yield tasks
     finally:
         for task in tasks:
             task.cancel()
         found = await asyncio.gather(*tasks, return_exceptions=True)
-    for error in found:
-        if isinstance(error, Exception):
-            raise error
+        for error in found:
+            if isinstance(error, Exception):
+                raise error
 
 
 async def _asking(rig: Rig, made: World, name: str) -> Asking:

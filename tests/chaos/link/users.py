@@ -61,7 +61,12 @@ class Person:
             raw = await reply.read()
             if reply.status == 401:
                 self.token = ""
-            return reply.status, json.loads(raw) if "json" in reply.headers.get("Content-Type", "") and raw else {}
+            try:
+                return reply.status, json.loads(raw) if "json" in reply.headers.get("Content-Type", "") and raw else {}
+            except ValueError as error:
+                raise AssertionError(
+                    f"{self.name}'s {method} {path} got {reply.status} and a torn body as if whole: {raw[-200:]!r}"
+                ) from error
 
     async def insist(self, method: str, path: str, body: Any = None, *, key: str = "", within: float = 90) -> Any:
         """Asks, with one idempotency key, until there is an answer that is not "not now"."""

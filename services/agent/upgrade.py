@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from asyncio.sslproto import SSLProtocol
 
 from multidict import CIMultiDict
 from yarl import URL
@@ -39,10 +40,7 @@ async def serve(stream: Stream, request: Request, headers: CIMultiDict[str], con
     """Asks for the upgrade and serves it to its end; the status that came. Raises OSError or TimeoutError before the head is sent."""
     url = URL(connection.server)
     async with asyncio.timeout(_CONNECT_SECONDS):
-        reader, writer = await asyncio.open_connection(
-            url.host, url.port, ssl=connection.tls, limit=_MOST_HEAD,
-            server_hostname=(connection.server_hostname or url.host) if connection.tls else None,
-        )  # fmt: skip
+        reader, writer = await _dialled(url, connection)
     try:
         writer.write(_head(request, headers, url))
         async with asyncio.timeout(_HEAD_SECONDS):
@@ -60,6 +58,29 @@ async def serve(stream: Stream, request: Request, headers: CIMultiDict[str], con
         return status
     finally:
         await _close(writer)
+
+
+async def _dialled(url: URL, connection: Connection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the API server.
+
+    Its TLS is the standard library's on uvloop too: uvloop's own drops what has come and was not read yet when the other end
+    closes without TLS's own goodbye, as API servers do after exec.
+    """
+    loop, host, port = asyncio.get_running_loop(), url.host or "", url.port or 0
+    reader = asyncio.StreamReader(limit=_MOST_HEAD)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    if connection.tls is None:
+        transport: asyncio.WriteTransport = (await loop.create_connection(lambda: protocol, host, port))[0]
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    shaken: asyncio.Future[None] = loop.create_future()
+    tls = SSLProtocol(loop, protocol, connection.tls, shaken, server_hostname=connection.server_hostname or host)
+    raw, _ = await loop.create_connection(lambda: tls, host, port)
+    try:
+        await shaken
+    except BaseException:
+        raw.abort()
+        raise
+    return reader, asyncio.StreamWriter(tls._app_transport, protocol, reader, loop)  # noqa: SLF001 -- what `connection_made` was given
 
 
 def _head(request: Request, headers: CIMultiDict[str], url: URL) -> bytes:

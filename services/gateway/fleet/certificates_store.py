@@ -51,12 +51,12 @@ async def get(tx: Tx, serial: str) -> Record | None:
 async def adopt(tx: Tx, serial: str, cluster_uid: str, issued: datetime, expires: datetime) -> None:
     """Keeps a certificate that this hub issued after the backup that its database was restored from.
 
-    Not one from before the cluster joined anew: that revoked it, although its row was not there to be marked.
+    Not one from before all of the cluster's were revoked: it is too, although its row was not there to be marked.
     """
     await tx.execute(
         "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) SELECT $1, c.uid, $3, $4 FROM fleet.clusters c, fleet.hub h"
         " WHERE c.uid::text = $2 AND h.restored >= $3"
-        " AND NOT EXISTS (SELECT FROM fleet.join_tokens j WHERE j.cluster_uid = c.uid AND j.used >= $3) ON CONFLICT DO NOTHING",
+        " AND (c.revoked_until IS NULL OR c.revoked_until < $3) ON CONFLICT DO NOTHING",
         serial, cluster_uid, issued, expires,
     )  # fmt: skip
 
@@ -64,6 +64,7 @@ async def adopt(tx: Tx, serial: str, cluster_uid: str, issued: datetime, expires
 async def revoke(tx: Tx, cluster_uid: UUID, now: datetime) -> int:
     """Revokes a cluster's certificates, and tells every gateway to look who holds one; how many."""
     await tx.execute("SELECT pg_notify('clusters_removed', '')")
+    await tx.execute("UPDATE fleet.clusters SET revoked_until = $2 WHERE uid = $1", cluster_uid, now)
     return await tx.execute("UPDATE fleet.certificates SET revoked = $2 WHERE cluster_uid = $1 AND revoked IS NULL", cluster_uid, now)
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,12 @@ class Hub:
     def layout(self) -> Layout:
         """Its folders."""
         return self.platform.layout
+
+    @property
+    def agent_settings(self) -> dict[str, str]:
+        """The environment of the agent that runs."""
+        entries = Path(f"/proc/{self.platform.pid('agent')}/environ").read_text().split("\0")
+        return dict(entry.split("=", 1) for entry in entries if entry)
 
     async def stop(self, *parts: str) -> None:
         """Stops parts, which stay stopped."""
@@ -88,6 +94,18 @@ class Hub:
         endpoints = self.platform.endpoints
         async with nobody(endpoints["rest"], Path(endpoints["ca"])) as anyone:
             yield await anyone.sign_in("admin", Path(endpoints["admin_password_file"]).read_text().strip())
+
+    async def joined_again(self, join: Any) -> None:
+        """The agent, started anew with what the answer to another join token holds."""
+        file = self.layout.secrets / "join.token"
+        file.touch(0o600)
+        file.write_text(join["token"])
+        env = self.agent_settings | {"KUBEGEMS_AGENT_CA_HASH": join["caHash"], "KUBEGEMS_AGENT_JOIN_TOKEN_FILE": str(file)}
+        kept = self.platform.stack.supervisor.kept["agent"]
+        command = replace(kept.part.command(), env=env)
+        kept.part = replace(kept.part, command=lambda: command)
+        await self.stop("agent")
+        await self.start("agent")
 
     async def online(self, *, within: float = 60) -> Any:
         """The cluster, once it is ONLINE and asks for nothing."""

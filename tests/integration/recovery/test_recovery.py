@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from deploy.local.process import Command, Process
 from libs.bus.server import Keys
 from libs.crypt import ca
+from libs.faults import PermissionDenied
+from services.agent.enrolment import Enrolment
+from services.agent.identity import IdentityFiles
 from tests.integration.recovery.rig import HUB, SHOP, Hub, commands, environment, furnish
 from tests.kit.eventually import eventually
 from tests.kit.kubectl import Kubectl
@@ -68,7 +71,7 @@ async def test_the_ca_is_rotated_under_a_connected_agent(hub: Hub, cluster: Kube
 
 async def test_an_older_backup_is_restored_under_a_connected_agent(hub: Hub, cluster: Kubectl, tmp_path: Path) -> None:
     """Nothing is deleted; the agent asks; confirmed, it goes back, and what was made later stays until its owner looks at it."""
-    prepare, backup, restore, _, _ = commands("backup.md")
+    prepare, backup, restore, *_ = commands("backup.md")
     kept = await environment(hub, "kept", cpu="1")
     variables = {"BACKUP": str(tmp_path / "backup")}
     code, said = await hub.shell(prepare + backup, **variables)
@@ -133,6 +136,55 @@ async def _made_again(hub: Hub, cluster: Kubectl) -> None:
     assert (await cluster.json("get", "namespace", "acme-shop-later"))["metadata"]["uid"] == namespace
 
 
+async def test_what_was_revoked_after_a_backup_is_not_good_again(hub: Hub, tmp_path: Path) -> None:
+    """A thief's certificate, revoked by joining anew after the backup; a session and a join token of before; an API key is listed."""
+    prepare, backup, restore, revoke, *_ = commands("backup.md")
+    variables = {"BACKUP": str(tmp_path / "backup"), "CLUSTER": "local"}
+    uid = (await hub.online())["uid"]
+    async with hub.admin() as admin:
+        await admin.post("/users/admin/apiKeys", {"apiKeyId": "kept", "apiKey": {}})
+        forgotten = await admin.post("/clusters/local/joinTokens")
+        code, said = await hub.shell(prepare + backup, **variables)
+        assert code == 0, said
+        shutil.copytree(hub.layout.root / "agent", tmp_path / "thief")
+        await hub.joined_again(await admin.post("/clusters/local/joinTokens"))
+        assert (await hub.online())["uid"] == uid
+        thief = await _thief(hub, tmp_path)
+        with pytest.raises(PermissionDenied, match="revoked"):
+            await thief()
+
+        await hub.stop(*HUB)
+        code, said = await hub.shell(prepare + restore + revoke, **variables)
+        assert code == 0, said
+        assert "users/admin/apiKeys/kept" in said
+        assert "revoked, join them again with a new token: local" in said
+        await hub.start("gateway")
+        await hub.start("msgbus", "worker")
+        with pytest.raises(PermissionDenied, match="revoked"):
+            await thief()
+        assert (await admin.call("GET", "/clusters/local")).status == 401
+    await eventually(lambda: _away(hub), within=30, every=0.3, what="nor is what its owner's agent had")
+    async with hub.admin() as admin:
+        states = {shown["name"]: shown["state"] for shown in (await admin.get("/clusters/local/joinTokens"))["joinTokens"]}
+        assert states[forgotten["joinToken"]["name"]] == "REVOKED"
+        join = await admin.post("/clusters/local/joinTokens")
+    await hub.joined_again(join)
+    assert (await hub.online())["uid"] == uid
+    with pytest.raises(PermissionDenied, match="revoked"):
+        await thief()
+    assert (await environment(hub, "after-revocation"))["uid"]
+
+
+async def _thief(hub: Hub, folder: Path) -> Callable[[], Awaitable[Any]]:
+    """Renews with the agent's files as they were."""
+    files = IdentityFiles(folder / "thief")
+    identity = files.load()
+    assert identity is not None
+    pin = ca.fingerprint(ca.certificates(identity.ca_file.read_text())[0])
+    enrolment = Enrolment(hub.agent_settings["KUBEGEMS_AGENT_ENROLMENT_ADDRESS"], pin, files, version="thief")
+    return lambda: enrolment.renew(identity)
+
+
 async def test_signing_keys_are_made_anew_under_a_session(hub: Hub) -> None:
     """Old access tokens end at once everywhere, the session goes on with its refresh token, and inner services follow."""
     async with hub.admin() as admin:
@@ -194,33 +246,25 @@ async def test_nats_keys_are_made_anew_under_a_connected_agent(hub: Hub) -> None
     assert (await environment(hub, "after-nats"))["uid"]
 
 
-async def test_after_the_ca_is_lost_a_cluster_joins_again_as_itself(hub: Hub, cluster: Kubectl, tmp_path: Path) -> None:
+async def test_after_the_ca_is_lost_a_cluster_joins_again_as_itself(hub: Hub, cluster: Kubectl) -> None:
     """A new CA trusts nobody of before; with a new token the agent is the same cluster, with the same objects."""
     uid, before = (await hub.online())["uid"], await _objects(cluster)
     code, said = await hub.rotation("replace")
     assert (code, "join again" in said) == (0, True), said
     await hub.restart()
 
-    async def away() -> None:
-        async with hub.admin() as admin:
-            assert (await admin.get("/clusters/local"))["state"] == "OFFLINE"
-
-    await eventually(away, within=30, every=0.3)
+    await eventually(lambda: _away(hub), within=30, every=0.3)
     async with hub.admin() as admin:
         join = await admin.post("/clusters/local/joinTokens")
-    token = tmp_path / "token"
-    token.touch(0o600)
-    token.write_text(join["token"])
-    env = dict(entry.split("=", 1) for entry in Path(f"/proc/{hub.platform.pid('agent')}/environ").read_text().split("\0") if entry)
-    env |= {"KUBEGEMS_AGENT_CA_HASH": join["caHash"], "KUBEGEMS_AGENT_JOIN_TOKEN_FILE": str(token)}
-    await hub.stop("agent")
-    agent = await Process.start(Command((sys.executable, "-m", "services.agent"), hub.layout.logs / "agent.log", env=env))
-    try:
-        assert (await hub.online())["uid"] == uid
-        assert await _objects(cluster) == before
-        assert (await environment(hub, "after-loss"))["uid"]
-    finally:
-        await agent.stop()
+    await hub.joined_again(join)
+    assert (await hub.online())["uid"] == uid
+    assert await _objects(cluster) == before
+    assert (await environment(hub, "after-loss"))["uid"]
+
+
+async def _away(hub: Hub) -> bool:
+    async with hub.admin() as admin:
+        return bool((await admin.get("/clusters/local"))["state"] == "OFFLINE")
 
 
 async def _told(hub: Hub) -> bool:
@@ -236,10 +280,11 @@ async def _objects(cluster: Kubectl) -> dict[str, str]:
 
 
 async def _forget_newest_certificate(hub: Hub) -> None:
-    """As if the agent had renewed after the backup."""
+    """As if the agent had joined after the backup."""
     connection: Any = await asyncpg.connect((hub.layout.secrets / "database.url").read_text().strip())
     try:
         sql = "DELETE FROM fleet.certificates WHERE issued = (SELECT max(issued) FROM fleet.certificates)"
         assert await connection.execute(sql) == "DELETE 1"
+        await connection.execute("UPDATE fleet.clusters SET revoked_until = NULL")
     finally:
         await connection.close()

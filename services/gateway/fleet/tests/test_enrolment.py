@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from cryptography import x509
 
 from kubegems.fleet.v1 import cluster_service_pb2, enrolment_service_pb2, join_token_pb2, join_token_service_pb2
+from libs.clock import SystemClock
 from libs.crypt import ca
-from services.gateway.fleet import certificates_store, domain, join_tokens_store
+from services.gateway.fleet import certificates_store, domain, join_tokens_store, restored
 from services.gateway.fleet.certificates_store import Certificates
 from services.gateway.fleet.enrolment_api import serial
 from services.gateway.tenancy.tests.house import House, refused
+from tests.kit.data import FreshDatabase
 
 
 async def _token(house: House, cluster: str, **more: Any) -> Any:
@@ -274,6 +277,56 @@ async def test_joining_anew_revokes_what_a_restored_database_has_forgotten(house
         await _enrol(house, (await _token(house, cluster)).token, ca.new_key())
         with refused("RENEWAL_REFUSED"):
             await _renew(house, stolen, key, ca.new_key())
+    finally:
+        await house.sql("UPDATE fleet.hub SET restored = NULL RETURNING 1")
+
+
+async def test_what_is_revoked_with_a_restore_stays_out(house: House, database: FreshDatabase) -> None:
+    """Of the named cluster neither known nor forgotten certificates are good; sessions and join tokens have ended; the rest is listed."""
+    house.clock.advance(SystemClock().now() - timedelta(minutes=1) - house.clock.now())  # the command has a clock of its own
+    (kept, kept_uid), (robbed, robbed_uid) = await house.cluster(online=False), await house.cluster(online=False)
+    keys = {name: ca.new_key() for name in (kept, robbed)}
+    known = {name: (await _enrol(house, (await _token(house, name)).token, keys[name])).certificate for name in (kept, robbed)}
+    house.clock.advance(timedelta(seconds=10))
+    forgotten = {
+        name: house.ca.sign_request(
+            ca.request(keys[name], "x"), "x", now=house.clock.now(), lifetime=timedelta(days=1), uri=f"spiffe://kubegems/cluster/{uid}"
+        )
+        for name, uid in ((kept, kept_uid), (robbed, robbed_uid))
+    }  # fmt: skip
+    unused = (await _token(house, kept)).token
+    await house.user("ann")
+    await house.sql(
+        "INSERT INTO identity.sessions (id, user_uid, created, expires, refreshed)"
+        " SELECT $1, uid, now(), now() + interval '1 day', now() FROM identity.users WHERE username = 'ann'", uuid4(),
+    )  # fmt: skip
+    await house.sql(
+        "INSERT INTO identity.api_keys (id, user_uid, key, hash, created, expires)"
+        " SELECT $1, uid, 'ci', '', now(), now() + interval '1 day' FROM identity.users WHERE username = 'ann'", uuid4(),
+    )  # fmt: skip
+    before = await house.everything()
+    with pytest.raises(ValueError, match="nosuch in this backup; nothing was changed"):
+        await restored.mark(database.dsn, [robbed, "nosuch"])
+    assert await house.everything() == before
+    found = await restored.mark(database.dsn, [robbed])
+    try:
+        assert (found.sessions, found.revoked, found.api_keys) == (1, [robbed], ["users/ann/apiKeys/ci"])
+        assert (kept in found.clusters, robbed in found.clusters) == (True, False)
+        with refused("JOIN_REFUSED", "revoked"):
+            await _enrol(house, unused, ca.new_key())
+        for name in (kept, robbed):
+            for certificate in (known[name], forgotten[name]):
+                if name == kept:
+                    assert await _renew(house, certificate, keys[name], ca.new_key())
+                else:
+                    with refused("RENEWAL_REFUSED"):
+                        await _renew(house, certificate, keys[name], ca.new_key())
+        everyone = await restored.mark(database.dsn, revoke_all=True)
+        assert {kept, robbed} <= set(everyone.revoked)
+        assert everyone.clusters == []
+        with refused("RENEWAL_REFUSED"):
+            await _renew(house, known[kept], keys[kept], ca.new_key())
+        assert await _enrol(house, (await _token(house, robbed)).token, ca.new_key())
     finally:
         await house.sql("UPDATE fleet.hub SET restored = NULL RETURNING 1")
 

@@ -297,6 +297,31 @@ async def test_only_gateways_may_forward(rig: Rig, pair: tuple[Agent, Upstream])
         await stranger.links.call(pair[0].uid, GET_INVENTORY, ASKED, DEV)
 
 
+@pytest.mark.parametrize(
+    "opening",
+    [
+        tunnel_pb2.StreamHeader(broker=tunnel_pb2.BrokerHeader()),
+        tunnel_pb2.StreamHeader(go_away=tunnel_pb2.GoAway()),
+        tunnel_pb2.StreamHeader(kubernetes=tunnel_pb2.KubernetesHeader(method="GET", path="/version")),
+    ],
+    ids=["the broker", "to go away", "as nobody"],
+)
+async def test_only_calls_and_requests_as_somebody_are_forwarded(
+    asking: Asking, pair: tuple[Agent, Upstream], opening: tunnel_pb2.StreamHeader
+) -> None:
+    """All else is refused, and its agent hears nothing of it."""
+    road = await asking.peers.road(pair[0].uid)
+    assert road is not None
+    if not opening.HasField("kubernetes"):
+        opening.forward.CopyFrom(tunnel_pb2.Forward(cluster_uid=pair[0].uid, user=DEV.user, uid=DEV.uid, groups=DEV.groups))
+    stream = road.mux.open(opening.SerializeToString(), end=True)
+    async with asyncio.timeout(5):
+        with pytest.raises(Ended) as caught:
+            await stream.receive()
+    assert caught.value.code is Reset.REFUSED
+    assert not pair[1].came
+
+
 async def test_nothing_is_forwarded_before_the_greeting_is_found_good(
     rig: Rig, pair: tuple[Agent, Upstream], monkeypatch: pytest.MonkeyPatch
 ) -> None:

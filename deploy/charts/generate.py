@@ -21,7 +21,7 @@ _VALUES = {
     "edge_url": ".Values.hub.edgeUrl | quote",
     "one_port": ".Values.hub.onePort | quote",
     "api_server_ports": 'include "kubegems.ports" .Values.networkPolicy.apiServerPorts',
-    "hub_ports": 'include "kubegems.ports" .Values.hub.ports',
+    "hub_ports": 'include "kubegems.hubPorts" .',
 }
 
 

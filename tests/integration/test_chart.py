@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cluster
 CHARTS = Path(__file__).parents[2] / "deploy/charts"
 HASH = "a" * 64
 GOOD = {"image": "kubegems:1", "hub": {"caHash": HASH, "enrolmentAddress": "hub:8446"}}
-PORTS = (8443, 8446, 8447, 8470)
+PORTS = (8446, 8447, 8470)
 TOKEN = "id.secret"
 PODS = Workloads(image="kubegems:1", token=TOKEN, ca_hash=HASH, enrolment_address="hub:8446", hub_ports=PORTS)
 EDGE = "https://hub:9443"
@@ -64,7 +64,7 @@ def _by_name(found: Any) -> dict[Key, Any]:
     [
         (True, GOOD["hub"], PODS),
         (False, GOOD["hub"], PODS),
-        (True, {"caHash": HASH, "onePort": True, "edgeUrl": EDGE, "ports": [9443]}, ONE_PORT),
+        (True, {"caHash": HASH, "onePort": True, "edgeUrl": EDGE}, ONE_PORT),
     ],
 )
 async def test_it_is_the_join_manifest(tmp_path: Path, cluster_admin: bool, hub: Any, pods: Workloads) -> None:
@@ -80,6 +80,24 @@ async def test_it_is_the_join_manifest(tmp_path: Path, cluster_admin: bool, hub:
                 del found["metadata"]["annotations"]
         assert found == wanted[key], key
     assert ("ClusterRoleBinding", "gems:platform:admin") in wanted or not cluster_admin
+
+
+@pytest.mark.parametrize(
+    ("values", "ports"),
+    [
+        ({"hub": {"enrolmentAddress": "[2001:db8::1]:9446"}}, [8447, 8470, 9446]),
+        ({"hub": {"enrolmentAddress": "hub:8446", "ports": [8446, 9447]}}, [8446, 9447]),
+        ({"hub": {"enrolmentAddress": "hub:8446", "edgeUrl": "https://hub"}}, [443, 8446, 8447, 8470]),
+        ({"hub": {"onePort": True, "edgeUrl": "https://hub-1:9443,https://[2001:db8::1]:8443"}}, [8443, 9443]),
+        ({"hub": {"onePort": True, "edgeUrl": EDGE}, "networkPolicy": {"agentPorts": [3128]}}, [3128, 9443]),
+    ],
+)
+async def test_the_agent_may_connect_to_the_hub_and_nothing_else(tmp_path: Path, values: Any, ports: list[int]) -> None:
+    """The ports of the addresses that it is given are let out without being told again; others are not."""
+    chart = await objects(tmp_path, GOOD | values | {"hub": {"caHash": HASH} | values["hub"]})
+    (rule,) = chart["NetworkPolicy", "gems-agent"]["spec"]["egress"]
+    assert sorted(port["port"] for port in rule["ports"]) == ports
+    assert all(port["protocol"] == "TCP" for port in rule["ports"])
 
 
 async def test_options_leave_out_what_they_say(tmp_path: Path) -> None:
@@ -98,6 +116,7 @@ async def test_options_leave_out_what_they_say(tmp_path: Path) -> None:
         (GOOD | {"hub": {"caHash": HASH}}, "enrolmentAddress"),
         (GOOD | {"hub": {"caHash": HASH, "onePort": True}}, "edgeUrl"),
         (GOOD | {"clusterAdmn": True}, "clusterAdmn"),
+        (GOOD | {"networkPolicy": {"apiServerPorts": []}}, "apiServerPorts"),  # to Kubernetes no ports are all ports
     ],
 )
 async def test_wrong_values_are_refused_by_name(tmp_path: Path, values: Any, told: str) -> None:

@@ -22,6 +22,7 @@ from libs.crypt import ca
 from libs.tunnel.limits import KIB, MIB, Limits
 from libs.tunnel.mux import Accept, Mux
 from libs.tunnel.pings import wall_millis
+from libs.tunnel.tcp import tune
 
 PROTOCOL = "kubegems-tunnel.v1"
 PATH = "/tunnel"
@@ -55,8 +56,10 @@ class SocketConnection:
         self._certificate = certificate
         self._unsent: list[bytes] = []
         self._size = 0
-        self._paused = self._over = False
+        self._paused = False
         self._some = asyncio.Event()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        tune(socket.get_extra_info("socket"))
         self.mux = Mux(self, odd=odd, accept=accept(self), limits=limits, name=name, now_millis=now_millis)
 
     def certificate(self) -> x509.Certificate | None:
@@ -74,15 +77,15 @@ class SocketConnection:
 
     def abort(self) -> None:
         """Drops the connection; `run` returns."""
-        self._over = True
-        self._some.set()
+        if not self._over.done():
+            self._over.set_result(None)
 
     async def run(self) -> None:
         """Carries until one side ends; then the multiplexer is lost."""
         reading = asyncio.create_task(self._read(), name="tunnel socket in")
         writing = asyncio.create_task(self._write(), name="tunnel socket out")
         try:
-            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, writing, self._over}, return_when=asyncio.FIRST_COMPLETED)  # a write may never end by itself
         finally:
             reading.cancel()
             writing.cancel()
@@ -113,8 +116,6 @@ class SocketConnection:
         while True:
             await self._some.wait()
             self._some.clear()
-            if self._over:
-                return
             content, self._unsent, self._size = b"".join(self._unsent), [], 0
             try:
                 for start in range(0, len(content), _PIECE):

@@ -48,6 +48,8 @@ class BrokerStreams:
             carrying.cancel()
             self._tasks.discard(carrying)
             self._open[uid] -= 1
+            if not self._open[uid]:
+                del self._open[uid]
 
     def leave(self) -> None:
         """Ends all and takes no more: they would never end by themselves, and come back over the agent's next tunnel."""

@@ -55,6 +55,7 @@ async def test_an_agent_may_have_a_few_and_another_cluster_its_own(eventually: A
     await eventually(room, within=5)
     one.abort("over")
     other.abort("over")
+    await eventually(lambda: not streams._open, within=5, what="nothing is kept of clusters that are gone")
     server.close()
 
 

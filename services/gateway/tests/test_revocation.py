@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,9 @@ from deploy.local.ports import Ports
 from kubegems.agent.v1 import tunnel_pb2
 from libs.bus import Bus, subjects
 from libs.faults import PermissionDenied
-from libs.tunnel import Lost, Reset
+from libs.tunnel import Lost, Reset, websocket
 from libs.tunnel.tcp import Connection, client_tls, dial
+from libs.tunnel.websocket import SocketConnection
 from services.agent.enrolment import Enrolment
 from services.agent.identity import Identity, IdentityFiles
 from services.agent.link import HUB_NAME
@@ -77,6 +80,27 @@ async def tunnel(gateway: Gateway, identity: Identity) -> Connection:
     return made
 
 
+@contextlib.asynccontextmanager
+async def socket(gateway: Gateway, identity: Identity) -> AsyncIterator[SocketConnection]:
+    """A greeted tunnel over the edge's WebSocket; raises Lost when the hub hangs up instead."""
+
+    async def refuse(stream: Any, _: bytes) -> None:
+        stream.reset(Reset.REFUSED, "nothing is served here")
+
+    url, pair = f"https://{gateway.config.rest_address}", (identity.certificate, identity.key)
+    tls = ssl.create_default_context(cafile=str(identity.ca_file))
+    made, session = await websocket.dial(url, tls, pair, server_name=HUB_NAME, accept=lambda _: refuse)
+    running = asyncio.create_task(made.run(), name="socket")
+    try:
+        made.mux.hello(tunnel_pb2.Hello(protocols=(2, 1), version="test").SerializeToString())
+        await made.mux.greeted(5)
+        yield made
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await session.close()
+
+
 async def agent(gateway: Gateway, admin: User, cluster: str, folder: Path, nats: NatsServer) -> Agent:
     """An agent with tunnel and broker."""
     identity, enrolment = await enrolled(gateway, admin, cluster, folder)
@@ -116,6 +140,21 @@ async def test_joining_anew_revokes_what_was_stolen(gateway: Gateway, nats_serve
     assert bystander.in_ == (True, True)
     await thief.bus.close()
     await bystander.bus.close()
+
+
+async def test_a_revoked_tunnel_over_the_websocket_is_out(gateway: Gateway, tmp_path: Path, eventually: Any) -> None:
+    """As over TCP: closed within five seconds, and no other opens."""
+    admin = await admin_with_cluster(gateway, "edged")
+    thief, _ = await enrolled(gateway, admin, "edged", tmp_path / "thief")
+    async with socket(gateway, thief) as made:
+        assert made.mux.alive
+        owner, _ = await enrolled(gateway, admin, "edged", tmp_path / "owner")
+        await eventually(lambda: not made.mux.alive, within=SECONDS, what="the thief's tunnel is closed")
+    with pytest.raises((Lost, OSError, TimeoutError)):
+        async with socket(gateway, thief):
+            pass
+    async with socket(gateway, owner) as made:
+        assert made.mux.alive
 
 
 async def test_a_removed_cluster_is_out(gateway: Gateway, nats_server: NatsServer, tmp_path: Path, eventually: Any) -> None:

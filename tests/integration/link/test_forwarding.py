@@ -219,6 +219,28 @@ async def test_a_stream_lives_while_the_asker_renews_it(asking: Asking, pair: tu
     assert asked >= 4
 
 
+async def test_each_stream_is_renewed_as_its_own_user(asking: Asking, pair: tuple[Agent, Upstream], short_grants: None) -> None:
+    """Two users' streams over one connection between gateways: one goes on, and the one that is not renewed ends."""
+    pair[1].answer = ticking
+    eve = ServicePrincipal("gems:user:eve", "2", DEV.groups)
+
+    async def never() -> Principal:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def eves() -> Principal:
+        return eve
+
+    async with (
+        await asking.links.kubernetes(pair[0].uid, WATCH, None, DEV, renew=never) as ends,
+        await asking.links.kubernetes(pair[0].uid, WATCH, None, eve, renew=eves) as goes_on,
+    ):
+        lived = asyncio.create_task(_lived(goes_on, LIFE * 3))
+        with pytest.raises(Fault):
+            await _lived(ends, LIFE * 3)
+        assert await lived >= LIFE * 3
+
+
 async def test_a_stream_ends_when_the_caller_may_no_longer(asking: Asking, pair: tuple[Agent, Upstream], short_grants: None) -> None:
     """At both ends, and a silent asker is no leave to go on: the holder renews nothing by itself."""
     agent, up = pair

@@ -25,6 +25,8 @@ from libs.tunnel.stream import Stream
 
 _MILLIS = 1000
 _LONGEST = 2**32 - 1
+_COME_SECONDS = 30.0  # for a request to come whole
+_TAKEN_SECONDS = 60.0  # for a last answer to be taken
 
 
 class Disconnected(Unavailable):
@@ -152,7 +154,9 @@ async def serve(
         method = pipeline.method(header.method)
         if method is None:
             raise Unimplemented(f"there is no method {header.method}")
+        opened.expire_after(_COME_SECONDS)
         request = _parsed(method, await opened.receive() or b"")
+        opened.cancel_timer()
         left = header.timeout_millis / _MILLIS if header.timeout_millis else None
         call = Call(
             method, address=address, transport=TUNNEL, traceparent=traceparent, peer=peer, timeout=left, metadata=dict(metadata or {})
@@ -161,11 +165,13 @@ async def serve(
             call.upload = uploads.chunks(method, request, _rest(opened, method))
         if not method.streams:
             reply = await pipeline.unary(call, request)
+            opened.expire_after(_TAKEN_SECONDS)
             await opened.send(reply.SerializeToString(), end=True)
             return
         async with aclosing(pipeline.stream(call, request)) as replies:
             async for reply in replies:
                 await opened.send(reply.SerializeToString())
+        opened.expire_after(_TAKEN_SECONDS)
         opened.end()
     except Fault as fault:
         await fail(opened, fault)
@@ -189,6 +195,7 @@ async def _rest(opened: Stream, method: Method) -> AsyncIterator[Message]:
 
 async def fail(opened: Stream, fault: Fault) -> None:
     """Ends a stream with a fault."""
+    opened.expire_after(_TAKEN_SECONDS)
     await opened.send(tunnel_pb2.CallEnd(status=to_status(fault)).SerializeToString(), trailer=True)
 
 

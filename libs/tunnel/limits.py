@@ -20,6 +20,7 @@ class Limits:
         window_max: what it may grow to.
         windows: sum of a connection's windows above which none grows.
         message: greatest message.
+        partial: most that messages which are not whole yet may hold, of all streams together.
         inline: greatest request that rides inside OPEN.
         streams: most streams open at a time, each way.
         control: most that waits in the control lane before the peer is given up.
@@ -34,6 +35,7 @@ class Limits:
     window_max: int = MIB
     windows: int = 256 * MIB
     message: int = 16 * MIB
+    partial: int = 64 * MIB
     inline: int = 8 * KIB
     streams: int = 4096
     control: int = 8 * MIB

@@ -13,7 +13,7 @@ from libs.tunnel.errors import Ended, Lost, ProtocolBroken, Reset, StreamEnded, 
 from libs.tunnel.frames import COST, CREDIT, DATA, END, EOM, HEADER, OPEN, PING, PONG, RESET, TIMES, U32, Framer
 from libs.tunnel.limits import Limits
 from libs.tunnel.pings import Pings, wall_millis
-from libs.tunnel.stream import Stream
+from libs.tunnel.stream import SMALL, Stream
 
 _log = log.get("libs.tunnel")
 _WRITES_PER_TURN = 4
@@ -59,10 +59,12 @@ class Mux:
         self._control: deque[bytes] = deque()
         self._control_size = 0
         self._credits: dict[int, int] = {}
+        self._quick: deque[Stream] = deque()  # interactive: a little of what was idle, such as a key or an event
         self._ready: deque[Stream] = deque()
         self._paused = False
         self._scheduled = False
         self._windows = 0
+        self._partial = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._hello: asyncio.Future[bytes] = self.loop.create_future()
         self._closed: asyncio.Future[None] = self.loop.create_future()
@@ -91,8 +93,11 @@ class Mux:
         """
         if self._error is not None:
             raise self._error
-        if len(self._streams) - self._peer_open >= self.limits.streams or self._next_id > _LAST_ID:
-            raise Ended(Reset.REFUSED, "too many streams are open")
+        if self._next_id > _LAST_ID:
+            self.abort("all numbers of streams are used up")
+            raise self._error or Lost("the tunnel is gone")
+        if len(self._streams) - self._peer_open >= self.limits.streams or self._control_size > self.limits.control // 2:
+            raise Ended(Reset.REFUSED, "too many streams are open, or the peer takes too little")
         payload = U32.pack(len(header)) + header + (first or b"")
         if 2 * COST + len(payload) > self.limits.window or len(first or b"") > self.limits.inline:
             raise TooLarge(f"stream header of {len(header)} bytes")
@@ -170,6 +175,7 @@ class Mux:
         for task in self._tasks:
             task.cancel()
         self._control.clear()
+        self._quick.clear()
         self._ready.clear()
         if not self._hello.done():
             self._hello.set_exception(self._error)
@@ -183,7 +189,7 @@ class Mux:
         if self._error is not None:
             return
         self._control.append(frame)
-        self._control_size += len(frame)
+        self._control_size += COST + len(frame)
         if self._control_size > self.limits.control:
             self.abort("the peer takes no control frames")
             return
@@ -193,8 +199,13 @@ class Mux:
         """Puts a stream into the round."""
         if self._error is None:
             stream._queued = True  # noqa: SLF001 -- the scheduler's own mark
-            self._ready.append(stream)
+            (self._quick if stream.little else self._ready).append(stream)
             self._wake()
+
+    @property
+    def control_full(self) -> bool:
+        """Whether so much control waits that what may go with the bulk should."""
+        return self._control_size > self.limits.quantum
 
     def send_credit(self, number: int, amount: int) -> None:
         """Lets the peer send more on a stream."""
@@ -213,6 +224,11 @@ class Mux:
         self._windows += by
         return True
 
+    def assemble(self, size: int) -> bool:
+        """Counts bytes of messages that are not whole yet, negative once they are; whether all streams together may hold so much."""
+        self._partial += size
+        return self._partial <= self.limits.partial
+
     def forget(self, stream: Stream) -> None:
         """The stream is over."""
         if self._streams.pop(stream.id, None) is None:
@@ -230,7 +246,7 @@ class Mux:
     # -- the scheduler
 
     def _waiting(self) -> bool:
-        return bool(self._control or self._credits or self._ready)
+        return bool(self._control or self._credits or self._quick or self._ready)
 
     def _wake(self) -> None:
         if not self._scheduled and not self._paused and self._error is None:
@@ -250,7 +266,7 @@ class Mux:
             self._wake()
 
     def _pull(self) -> list[bytes | memoryview]:
-        """At most a quantum of control and a quantum of bulk: each ready stream has its turn."""
+        """At most a quantum of control, half of one of what is interactive, and the rest of that of bulk: each stream has its turn."""
         parts: list[bytes | memoryview] = []
         size = 0
         for number, amount in self._credits.items():
@@ -258,17 +274,23 @@ class Mux:
         self._credits.clear()
         while self._control and size < self.limits.quantum:
             frame = self._control.popleft()
-            self._control_size -= len(frame)
+            self._control_size -= COST + len(frame)
             parts.append(frame)
             size += len(frame)
+        size = self._turns(parts, self._quick, min(SMALL, self.limits.chunk), self.limits.quantum // 2)
+        self._turns(parts, self._ready, self.limits.chunk, max(self.limits.quantum - size, 1))
+        return parts
+
+    def _turns(self, parts: list[bytes | memoryview], lane: deque[Stream], each: int, most: int) -> int:
+        """Streams of a lane send, `each` bytes a turn; one that has more waits with the bulk."""
         size = 0
-        while self._ready and size < self.limits.quantum:
-            stream = self._ready.popleft()
-            size += stream.emit(parts, self.limits.chunk)
+        while lane and size < most:
+            stream = lane.popleft()
+            size += stream.emit(parts, each)
             stream._queued = stream.sendable  # noqa: SLF001 -- the scheduler's own mark
             if stream._queued:  # noqa: SLF001 -- stream and multiplexer are one thing in two files
                 self._ready.append(stream)
-        return parts
+        return size
 
     # -- frames from the peer
 
@@ -311,7 +333,7 @@ class Mux:
         if number & 1 != self._peer_parity or number <= self._peer_last or size > len(payload):
             raise ProtocolBroken(f"stream {number} cannot be opened")
         self._peer_last = number
-        if self._peer_open >= self.limits.streams:
+        if max(self._peer_open, len(self._tasks)) >= self.limits.streams:  # tasks: of streams that were opened and reset at once
             self.send_reset(number, Reset.REFUSED, "too many streams are open")
             return
         self._peer_open += 1

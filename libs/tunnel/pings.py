@@ -10,6 +10,8 @@ from libs.tunnel.frames import HEADER, PING, PONG, TIMES
 from libs.tunnel.limits import Limits
 
 _LOOK = 0.05
+_DEAF = 5  # times the silence that is borne: one that talks and answers no ping does not read
+_MOST_AHEAD_MILLIS = 50 * 365 * 86_400_000  # a clock further away is no clock
 
 
 def wall_millis() -> int:
@@ -40,7 +42,7 @@ class Pings:
         self.rtt = 0.0
         self.peer_ahead_millis = 0
         self._loop = asyncio.get_running_loop()
-        self.heard = self._loop.time()
+        self.heard = self._answered = self._began = self._loop.time()
         self._limits, self._send, self._give_up, self._now_millis = limits, send, give_up, now_millis
         self._due = self.heard + limits.ping_every
         self._timer = self._loop.call_later(limits.ping_every, self._tick)
@@ -55,8 +57,13 @@ class Pings:
         if kind == PING:
             self._send(HEADER.pack(PONG, 0, 0, TIMES.size) + TIMES.pack(token, self._now_millis()))
             return
-        self.rtt = max(self._loop.time() - token / 1e9, 0.0)
-        self.peer_ahead_millis = int(millis + self.rtt * 500) - self._now_millis()
+        now = self._loop.time()
+        taken = now - token / 1e9
+        if not 0 <= taken <= now - self._began + _LOOK:
+            return  # nobody asked that
+        self.rtt, self._answered = taken, now
+        ahead = int(millis + taken * 500) - self._now_millis()
+        self.peer_ahead_millis = min(max(ahead, -_MOST_AHEAD_MILLIS), _MOST_AHEAD_MILLIS)
 
     def peer_now_millis(self) -> int:
         """The peer's wall time, as far as pings tell."""
@@ -73,6 +80,9 @@ class Pings:
         left = self._limits.ping_every + self._limits.ping_timeout - silence
         if left < 0 and late < self._limits.ping_every:
             self._give_up(f"the peer was silent for {silence:.1f} s")
+            return
+        if now - self._answered > _DEAF * (self._limits.ping_every + self._limits.ping_timeout) and late < self._limits.ping_every:
+            self._give_up("the peer answers no ping")
             return
         self.ask()
         pause = self._limits.ping_every

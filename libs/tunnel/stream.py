@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from libs.tunnel.errors import Ended, ProtocolBroken, Reset, StreamEnded, TooLarge
 from libs.tunnel.frames import COST, DATA, END, EOM, HEADER, TRAILER
@@ -12,7 +12,7 @@ from libs.tunnel.frames import COST, DATA, END, EOM, HEADER, TRAILER
 if TYPE_CHECKING:
     from libs.tunnel.mux import Mux
 
-_SMALL = 4 * 1024  # least slice sent when credit runs out, and the greatest last message that rides the control lane
+SMALL = 4 * 1024  # least slice sent when credit runs out; the greatest last message in the control lane; what is interactive
 
 
 class Stream:
@@ -81,9 +81,9 @@ class Stream:
 
     def expire_after(self, seconds: float) -> None:
         """Breaks the stream off with DEADLINE when it is not over by then; a later call replaces an earlier one."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._mux.loop.call_later(seconds, self._expire)
+        self.cancel_timer()
+        if not self._over:
+            self._timer = self._mux.loop.call_later(seconds, self._expire)
 
     def _expire(self) -> None:
         self.reset(Reset.DEADLINE, "time is up")
@@ -102,7 +102,14 @@ class Stream:
     def _send_last_now(self, message: bytes, flags: int) -> bool:
         """Puts a small last message into the control lane, when nothing of this stream waits before it."""
         cost = COST + len(message)
-        if self._out or self._closing or self._send_error is not None or len(message) > _SMALL or cost > self._credit:
+        if (
+            self._out
+            or self._closing
+            or self._send_error is not None
+            or len(message) > SMALL
+            or cost > self._credit
+            or self._mux.control_full
+        ):
             return False
         self._credit -= cost
         self._closing = self._wrote = True
@@ -164,7 +171,12 @@ class Stream:
     @property
     def sendable(self) -> bool:
         """Whether a frame may go now."""
-        return bool(self._out) and self._credit >= COST + min(len(self._out[0][0]), _SMALL)
+        return bool(self._out) and self._credit >= COST + min(len(self._out[0][0]), SMALL)
+
+    @property
+    def little(self) -> bool:
+        """Whether what waits is so little that it goes before bulk."""
+        return self._out_size <= SMALL
 
     def emit(self, parts: list[bytes | memoryview], budget: int) -> int:
         """Appends frames worth about `budget` bytes; returns their worth."""
@@ -197,24 +209,33 @@ class Stream:
         """The next message; None at the end. Raises StreamEnded."""
         parts: list[bytes] = []
         size = 0
-        while (got := await self._next()) is not None:
-            payload, flags = got
-            size += len(payload)
-            if size > self._limits.message:
-                self.reset(Reset.TOO_LARGE, f"message over {self._limits.message} bytes")
-                raise TooLarge(f"message over {self._limits.message} bytes")
-            if flags & EOM:
-                whole = b"".join((*parts, payload)) if parts else payload
-                if not flags & TRAILER:
-                    return whole
-                self.trailer = whole
-                return None
-            if payload:
-                parts.append(payload)
+        try:
+            while (got := await self._next()) is not None:
+                payload, flags = got
+                if size + len(payload) > self._limits.message:
+                    self._too_large(f"message over {self._limits.message} bytes")
+                if flags & EOM:
+                    whole = b"".join((*parts, payload)) if parts else payload
+                    if not flags & TRAILER:
+                        return whole
+                    self.trailer = whole
+                    return None
+                if payload:
+                    parts.append(payload)
+                    size += len(payload)
+                    if not self._mux.assemble(len(payload)):
+                        self._too_large("too much of messages that are not whole")
+        finally:
+            if size:
+                self._mux.assemble(-size)
         if parts:
             self.reset(Reset.BROKEN, "ended within a message")
             raise Ended(Reset.BROKEN, "ended within a message")
         return None
+
+    def _too_large(self, why: str) -> NoReturn:
+        self.reset(Reset.TOO_LARGE, why)
+        raise TooLarge(why)
 
     async def read(self) -> bytes:
         """The next raw bytes; empty at the end. Raises StreamEnded."""
@@ -365,7 +386,7 @@ class Stream:
             self._mux.forget(self)
 
     def cancel_timer(self) -> None:
-        """The stream is over; its deadline does not matter any more."""
+        """Nothing ends the stream by time any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

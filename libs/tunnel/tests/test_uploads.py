@@ -18,7 +18,7 @@ from kubegems.policy.v1 import policy_pb2
 from libs import rpc
 from libs.faults import Fault, PermissionDenied
 from libs.rpc.call import Call, Caller, Kind
-from libs.tunnel import Limits, Mux, Stream, calls
+from libs.tunnel import Ended, Limits, Mux, Reset, Stream, calls
 from libs.tunnel.tests.pipe import pair, refuse
 
 Rule = policy_pb2.Rule
@@ -179,3 +179,37 @@ async def test_a_source_that_fails_ends_the_handler(eventually: Any) -> None:
         async with asyncio.timeout(5):
             await ended.wait()
         await eventually(lambda: here.streams == there.streams == 0, within=5)
+
+
+async def test_a_request_that_does_not_come_whole_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever begins a request and never ends it is told so in time, also when it set no deadline."""
+    monkeypatch.setattr(calls, "_COME_SECONDS", 0.2)
+
+    async def never(_call: Call) -> int:
+        raise AssertionError
+
+    async with uploading(never) as (here, there):
+        header = tunnel_pb2.CallHeader(method=f"/{SERVICE.full_name}/Upload")
+        stream = here.open(tunnel_pb2.StreamHeader(call=header).SerializeToString())
+        await stream.write(b"half")
+        async with asyncio.timeout(5):
+            with pytest.raises(Ended) as ended:
+                await stream.receive()
+        assert ended.value.code is Reset.DEADLINE
+        assert there.streams == 0
+
+
+async def test_an_answer_that_is_not_taken_ends(monkeypatch: pytest.MonkeyPatch, eventually: Any) -> None:
+    """A caller that asks and reads nothing holds neither stream nor task for ever."""
+    monkeypatch.setattr(calls, "_TAKEN_SECONDS", 0.2)
+
+    async def serve(stream: Stream, header: bytes) -> None:
+        del header
+        await calls.fail(stream, PermissionDenied("x" * 500_000))
+
+    here, there = pair(refuse, serve, Limits(window=300, window_max=300, inline=0))
+    stream = here.open(b"", end=True)
+    await eventually(lambda: stream.error is not None, within=5)
+    assert isinstance(stream.error, Ended)
+    assert (stream.error.code, there.streams, len(there._tasks)) == (Reset.DEADLINE, 0, 0)
+    here.abort("over")

@@ -17,6 +17,7 @@ from libs.crypt import ca
 from services.gateway.fleet import certificates_store, domain, join_tokens_store, restored
 from services.gateway.fleet.certificates_store import Certificates
 from services.gateway.fleet.enrolment_api import serial
+from services.gateway.fleet.removal import CHANNEL
 from services.gateway.tenancy.tests.house import House, refused
 from tests.kit.data import FreshDatabase
 
@@ -229,10 +230,10 @@ async def test_renewal_needs_the_key_and_a_certificate_of_ours(house: House) -> 
             await _renew(house, pem, key, key)
     moved = house.ca.sign_request(ca.request(key, "x"), "x", now=now, lifetime=day, uri=f"spiffe://kubegems/cluster/{other_uid}")
     await house.sql(
-        "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) VALUES ($1, $2::text::uuid, now(), now()) RETURNING 1",
-        serial(_parsed(moved)), uid,
+        "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) VALUES ($1, $2::text::uuid, $3, $3) RETURNING 1",
+        serial(_parsed(moved)), uid, now,
     )  # fmt: skip
-    with refused("RENEWAL_REFUSED"):
+    with refused("RENEWAL_REFUSED", "not that of a cluster"):
         await _renew(house, moved, key, key)
     with refused("RENEWAL_REFUSED"):
         await _renew(house, "no certificate", key, key)
@@ -329,6 +330,16 @@ async def test_what_is_revoked_with_a_restore_stays_out(house: House, database: 
         assert await _enrol(house, (await _token(house, robbed)).token, ca.new_key())
     finally:
         await house.sql("UPDATE fleet.hub SET restored = NULL RETURNING 1")
+
+
+async def test_every_gateway_hears_of_a_revocation(house: House, eventually: Any) -> None:
+    """When it is committed, whichever gateway made it."""
+    cluster, _ = await house.cluster(online=False)
+    heard: list[str] = []
+    await house.database.listen(CHANNEL, heard.append)
+    await eventually(lambda: heard == [""], within=5, what="listening")
+    await _enrol(house, (await _token(house, cluster)).token, ca.new_key())
+    await eventually(lambda: len(heard) == 2, within=5, what="told")
 
 
 async def test_a_removed_clusters_certificates_are_refused(house: House) -> None:

@@ -7,6 +7,9 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.pg import Database, Record, Tx
+from services.gateway.fleet import domain
+
+_MOST = 100  # of one cluster
 
 
 async def lock(tx: Tx, cluster_uid: str) -> None:
@@ -15,7 +18,15 @@ async def lock(tx: Tx, cluster_uid: str) -> None:
 
 
 async def insert(tx: Tx, serial: str, cluster_uid: UUID, issued: datetime, expires: datetime, *, trust: str) -> None:
-    """Keeps that a certificate was issued, together with the CA bundle of that hash."""
+    """Keeps that a certificate was issued, together with the CA bundle of that hash, and forgets its cluster's that are of no use.
+
+    An agent holds one certificate, so of many the newest are enough, however often one renews; an unknown one is refused.
+    """
+    await tx.execute(
+        "DELETE FROM fleet.certificates WHERE cluster_uid = $1 AND (expires < $2::timestamptz - $3::interval OR serial IN"
+        " (SELECT serial FROM fleet.certificates WHERE cluster_uid = $1 ORDER BY issued DESC OFFSET $4))",
+        cluster_uid, issued, domain.FORGOTTEN, _MOST,
+    )  # fmt: skip
     await tx.execute(
         "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires, trust) VALUES ($1, $2, $3, $4, $5)",
         serial, cluster_uid, issued, expires, trust,

@@ -13,6 +13,7 @@ from services.gateway.tenancy.domain.rows import Row
 
 DEFAULT_TTL = timedelta(hours=1)
 RENEWABLE = timedelta(days=90)  # how long after its end a certificate still renews
+FORGOTTEN = timedelta(days=120)  # after which certificates and join tokens that ended are not kept any more
 
 
 class JoinRefused(PermissionDenied):

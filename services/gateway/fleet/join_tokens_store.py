@@ -10,7 +10,7 @@ from libs.pg.filters import Column
 from libs.pg.lists import Source
 from libs.pg.ordering import Part
 from services.gateway.fleet import certificates_store
-from services.gateway.fleet.domain import Token
+from services.gateway.fleet.domain import FORGOTTEN, Token
 
 SOURCE = Source(
     select="SELECT j.id, j.cluster_uid, j.created, j.expires, j.used, j.revoked FROM fleet.join_tokens j",
@@ -30,7 +30,8 @@ SOURCE = Source(
 
 
 async def insert(tx: Tx, token: Token, cluster_uid: UUID, created: datetime, expires: datetime) -> Record:
-    """Keeps a token's hash; its row."""
+    """Keeps a token's hash, and forgets its cluster's that ended long ago; its row."""
+    await tx.execute("DELETE FROM fleet.join_tokens WHERE cluster_uid = $1 AND expires < $2", cluster_uid, created - FORGOTTEN)
     await tx.execute(
         "INSERT INTO fleet.join_tokens (id, cluster_uid, secret_hash, created, expires) VALUES ($1, $2, $3, $4, $5)",
         token.id, cluster_uid, token.secret_hash, created, expires,

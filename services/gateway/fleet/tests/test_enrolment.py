@@ -332,6 +332,38 @@ async def test_what_is_revoked_with_a_restore_stays_out(house: House, database: 
         await house.sql("UPDATE fleet.hub SET restored = NULL RETURNING 1")
 
 
+async def test_what_ended_long_ago_is_forgotten(house: House) -> None:
+    """And of many renewals the newest are kept, so that no agent fills the database; what is forgotten is refused."""
+    (cluster, uid), (_, other) = await house.cluster(online=False), await house.cluster(online=False)
+    key = ca.new_key()
+    old = (await _enrol(house, (await _token(house, cluster)).token, key)).certificate
+    await house.sql(
+        "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) SELECT $2 || n::text, $1::text::uuid,"
+        " $3::timestamptz + n * interval '1 ms', $3::timestamptz + interval '2 days' FROM generate_series(1, 300) n RETURNING 1",
+        uid, cluster, house.clock.now(),
+    )  # fmt: skip
+    await house.sql(
+        "INSERT INTO fleet.certificates (serial, cluster_uid, issued, expires) VALUES ($2, $1::text::uuid, now(), now()) RETURNING 1",
+        other, f"{other}1",
+    )  # fmt: skip
+    house.clock.advance(timedelta(seconds=10))
+    fresh, fresh_key = (await _enrol(house, (await _token(house, cluster)).token, key)).certificate, key
+    kept = await house.sql("SELECT serial FROM fleet.certificates WHERE cluster_uid = $1::text::uuid ORDER BY issued", uid)
+    assert len(kept) == 101
+    assert kept[-1]["serial"] == serial(_parsed(fresh))
+    with refused("RENEWAL_REFUSED", "not that of a cluster"):
+        await _renew(house, old, key, ca.new_key())
+    assert await _renew(house, fresh, fresh_key, ca.new_key())
+    house.clock.advance(timedelta(days=122))
+    token = (await _token(house, cluster)).token
+    await _enrol(house, token, ca.new_key())
+    assert await _good(house, uid) == len(await house.sql("SELECT 1 FROM fleet.certificates WHERE cluster_uid = $1::text::uuid", uid)) == 1
+    assert [row["id"] for row in await house.sql("SELECT id FROM fleet.join_tokens WHERE cluster_uid = $1::text::uuid", uid)] == [
+        token.split(".")[0]
+    ]
+    assert await house.sql("SELECT 1 FROM fleet.certificates WHERE serial = $1", f"{other}1"), "another cluster's stay"
+
+
 async def test_every_gateway_hears_of_a_revocation(house: House, eventually: Any) -> None:
     """When it is committed, whichever gateway made it."""
     cluster, _ = await house.cluster(online=False)

@@ -320,6 +320,7 @@ async def test_the_agent_in_its_own_namespace(kube: KubeClient) -> None:
     no = """
         list secrets
         get secrets=other
+        get secrets=gems-agent-join
         update leases.coordination.k8s.io=gems-controller
         create serviceaccounts/token=gems-controller
         create pods

@@ -152,7 +152,11 @@ class Renewal:
 
     async def _failed(self, error: Exception) -> None:
         self.failures += 1
-        longest = _MAX_DELAY if self._identity is not None and self._clock.now() < self._identity.not_after else _MAX_DELAY_EXPIRED
+        left = (self._identity.not_after - self._clock.now()).total_seconds() if self._identity is not None else 0.0
+        longest = _MAX_DELAY if left > 0 else _MAX_DELAY_EXPIRED
         ceiling = min(longest, self._first_delay * 2 ** min(self.failures - 1, 16))
+        pause = random.uniform(ceiling / 2, ceiling)  # noqa: S311 -- jitter
+        if left > 0:
+            pause = min(pause, left + random.uniform(0, _MAX_DELAY_EXPIRED))  # noqa: S311 -- agents expire together
         _log.warning("certificate.not_renewed", failures=self.failures, problem=str(error))
-        await asyncio.sleep(random.uniform(ceiling / 2, ceiling))  # noqa: S311 -- jitter
+        await asyncio.sleep(pause)

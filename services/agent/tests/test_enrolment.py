@@ -16,6 +16,7 @@ from cryptography import x509
 from libs import faults
 from libs.clock import HeldClock
 from libs.crypt import ca
+from services.agent import renewal as renewals
 from services.agent.enrolment import Enrolment
 from services.agent.identity import IdentityFiles, fingerprint
 from services.agent.pinning import PinMismatch, fetch_ca
@@ -197,6 +198,24 @@ async def test_renewal_is_due_at_two_thirds_and_survives_failures(
         await task
     assert len(enrolling_hub.renewed) == 3
     assert found.identity.not_after > first.not_after
+
+
+async def test_a_certificate_that_ends_is_renewed_soon_after_however_long_it_failed(
+    enrolling_hub: EnrollingHub, tmp_path: Path, token_file: Path, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses that have grown to minutes by then do not reach beyond its end: without a certificate there is no tunnel."""
+    monkeypatch.setattr(renewals, "_MAX_DELAY_EXPIRED", 0.3)
+    clock = HeldClock(enrolling_hub.now)
+    found = renewal(enrolling_hub, tmp_path / "state", clock, token_file)
+    first = await found.ensure()
+    clock.advance(first.not_after - clock.now() - timedelta(seconds=0.2))
+    enrolling_hub.now, found.failures = clock.now(), 16
+    enrolling_hub.problems = [grpc.StatusCode.UNAVAILABLE]
+    task = asyncio.create_task(found.run(), name="renewal")
+    await eventually(lambda: found.identity != first, within=10)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def test_trust_moves_from_one_ca_to_the_next(tmp_path: Path, token_file: Path, eventually: Any) -> None:

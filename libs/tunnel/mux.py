@@ -56,7 +56,7 @@ class Mux:
         self._peer_parity = 0 if odd else 1
         self._peer_last = 0
         self._peer_open = 0
-        self._control: deque[bytes] = deque()
+        self._control: deque[tuple[bytes, Stream | None]] = deque()  # with the stream that a frame opens
         self._control_size = 0
         self._credits: dict[int, int] = {}
         self._quick: deque[Stream] = deque()  # interactive: a little of what was idle, such as a key or an event
@@ -106,7 +106,8 @@ class Mux:
         self._next_id += 2
         self._add(stream)
         stream.opened(2 * COST + len(payload), 0, ours=True)
-        self.control(HEADER.pack(OPEN, flags, stream.id, len(payload)) + payload)
+        stream._queued = True  # noqa: SLF001 -- the scheduler's own mark: in no lane before its opening has left
+        self.control(HEADER.pack(OPEN, flags, stream.id, len(payload)) + payload, stream)
         stream.sent_with_open(flags)
         return stream
 
@@ -184,11 +185,11 @@ class Mux:
 
     # -- for streams
 
-    def control(self, frame: bytes) -> None:
+    def control(self, frame: bytes, opens: Stream | None = None) -> None:
         """Queues a frame before all bulk."""
         if self._error is not None:
             return
-        self._control.append(frame)
+        self._control.append((frame, opens))
         self._control_size += COST + len(frame)
         if self._control_size > self.limits.control:
             self.abort("the peer takes no control frames")
@@ -273,8 +274,11 @@ class Mux:
             parts.append(HEADER.pack(CREDIT, 0, number, U32.size) + U32.pack(amount))
         self._credits.clear()
         while self._control and size < self.limits.quantum:
-            frame = self._control.popleft()
+            frame, opened = self._control.popleft()
             self._control_size -= COST + len(frame)
+            if opened is not None:
+                opened._queued = False  # noqa: SLF001 -- as above
+                opened.may_send()
             parts.append(frame)
             size += len(frame)
         size = self._turns(parts, self._quick, min(SMALL, self.limits.chunk), self.limits.quantum // 2)

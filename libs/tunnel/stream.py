@@ -102,14 +102,8 @@ class Stream:
     def _send_last_now(self, message: bytes, flags: int) -> bool:
         """Puts a small last message into the control lane, when nothing of this stream waits before it."""
         cost = COST + len(message)
-        if (
-            self._out
-            or self._closing
-            or self._send_error is not None
-            or len(message) > SMALL
-            or cost > self._credit
-            or self._mux.control_full
-        ):
+        held_back = bool(self._out) or self._closing or self._send_error is not None or self._mux.control_full
+        if held_back or len(message) > SMALL or cost > self._credit:
             return False
         self._credit -= cost
         self._closing = self._wrote = True
@@ -128,7 +122,7 @@ class Stream:
                 piece = view[at : at + chunk]
                 at += len(piece)
                 last = at >= len(view)
-                self._queue(piece, flags if last else 0)
+                self._queue(piece, flags if last else flags & TRAILER)
                 if last:
                     return
         except asyncio.CancelledError:
@@ -145,8 +139,7 @@ class Stream:
         self._wrote = True
         self._out.append((piece, flags))
         self._out_size += len(piece)
-        if not self._queued and self.sendable:
-            self._mux.ready(self)
+        self.may_send()
 
     async def _writable(self) -> None:
         self._writer = self._mux.loop.create_future()
@@ -173,6 +166,11 @@ class Stream:
         """Whether a frame may go now."""
         return bool(self._out) and self._credit >= COST + min(len(self._out[0][0]), SMALL)
 
+    def may_send(self) -> None:
+        """Goes into the round, unless it is there or has nothing that may go."""
+        if not self._queued and self.sendable:
+            self._mux.ready(self)
+
     @property
     def little(self) -> bool:
         """Whether what waits is so little that it goes before bulk."""
@@ -186,7 +184,7 @@ class Stream:
             room = min(self._credit - COST, max(budget - size, 1))
             if len(piece) > room:
                 self._out.appendleft((piece[room:], flags))
-                piece, flags = piece[:room], 0
+                piece, flags = piece[:room], flags & TRAILER
             self._credit -= COST + len(piece)
             self._out_size -= len(piece)
             parts += (HEADER.pack(DATA, flags, self.id, len(piece)), piece)
@@ -242,9 +240,10 @@ class Stream:
         while (got := await self._next()) is not None:
             payload, flags = got
             if flags & TRAILER:
-                self.trailer = payload
-                return b""
-            if payload:
+                self.trailer = (self.trailer or b"") + payload
+                if len(self.trailer) > self._limits.message:
+                    self._too_large("a trailer without end")
+            elif payload:
                 return payload
         return b""
 
@@ -318,8 +317,7 @@ class Stream:
     def credited(self, amount: int) -> None:
         """The peer takes more."""
         self._credit += amount
-        if not self._queued and self.sendable:
-            self._mux.ready(self)
+        self.may_send()
 
     def was_reset(self, code: Reset, text: str) -> None:
         """The peer broke the stream off. What it had sent to its very end stays readable."""

@@ -142,3 +142,20 @@ async def test_the_sum_of_windows_bounds_their_growth() -> None:
     first.reset(Reset.CANCELLED)
     assert await taken(second) == mux._windows == 1 << 20
     mux.abort("done")
+
+
+async def test_nothing_of_a_stream_goes_before_its_opening() -> None:
+    """Though more control waits than goes into one write, and the stream's first bytes have a lane of their own."""
+    a, b = pair(refuse, echo)
+    await asyncio.gather(a.greeted(5), b.greeted(5))
+    a.pause()
+    before = [a.open(b"", bytes(8192), end=True) for _ in range(40)]
+    last = a.open(b"")
+    await last.send(b"first")
+    await asyncio.sleep(0)
+    a.resume()
+    async with asyncio.timeout(10):
+        assert await last.receive() == b"first"
+        assert [len(await stream.receive() or b"") for stream in before] == [8192] * 40
+    assert b.alive
+    a.abort("done")

@@ -6,14 +6,10 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from libs.tunnel import Ended, Limits, Lost, Mux, Reset, Stream, TooLarge
 from libs.tunnel.frames import COST, CREDIT, DATA, END, EOM, HEADER, OPEN, U32
 from libs.tunnel.tests.pipe import Pipe, echo, pair, refuse
-
-SMALL = Limits(frame=4096, chunk=64, quantum=200, window=700, window_max=2000, inline=100, message=3000, streams=64, ping_every=60)
 
 
 async def test_a_unary_exchange_is_two_frames() -> None:
@@ -298,80 +294,6 @@ async def test_a_stream_before_the_greeting_is_a_breach() -> None:
     mux.framer.buffer()[: len(piece)] = piece
     mux.received(len(piece))
     assert not mux.alive
-
-
-plan = st.lists(
-    st.tuples(
-        st.booleans(),  # which end opens
-        st.lists(st.integers(0, 2500), max_size=5),  # messages up
-        st.sampled_from(["echo", "cancel", "drop", "flood"]),
-        st.integers(0, 40),  # turns of the loop before it starts
-    ),
-    max_size=14,
-)
-
-
-@given(plan=plan, seed=st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
-def test_any_interleaving_keeps_every_stream_exact(plan: list[tuple[bool, list[int], str, int]], seed: int) -> None:
-    """Whatever is opened, cancelled, dropped or flooded, however the bytes are cut: the others arrive whole, nothing is left over."""
-    asyncio.run(_run(plan, random.Random(seed)))
-
-
-async def _run(plan: list[tuple[bool, list[int], str, int]], rng: random.Random) -> None:
-    async def serve(stream: Stream, header: bytes) -> None:
-        if header == b"drop":
-            return
-        if header == b"flood":
-            for _ in range(20):
-                await stream.write(rng.randbytes(rng.randrange(1, 300)))
-            stream.end()
-            return
-        await echo(stream, header)
-
-    a, b = pair(serve, serve, SMALL, cut=lambda: rng.choice((1, 9, 64, 1000)))
-    await asyncio.gather(a.greeted(5), b.greeted(5))
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        for left, sizes, kind, turns in plan:
-            tasks.create_task(_one(a if left else b, [rng.randbytes(s) for s in sizes], kind, turns))
-    assert await _eventually(lambda: (a.streams, b.streams, len(a._tasks), len(b._tasks)) == (0, 0, 0, 0))
-    assert a.alive
-    assert (a._windows, b._windows) == (0, 0)
-    a.abort("done")
-    await b.closed()
-
-
-async def _one(mux: Mux, messages: list[bytes], kind: str, turns: int) -> None:
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    stream = mux.open(kind.encode())
-    if kind == "drop":
-        with pytest.raises(Ended):
-            await stream.receive()
-        return
-    if kind == "flood":
-        stream.end()
-        while await stream.read():
-            await asyncio.sleep(0)
-        return
-
-    async def send() -> None:
-        for message in messages:
-            await stream.send(message)
-        stream.end()
-
-    sending = asyncio.ensure_future(send())
-    if kind == "cancel":
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        stream.reset(Reset.CANCELLED)
-        await asyncio.gather(sending, return_exceptions=True)
-        return
-    got = []
-    while (message := await stream.receive()) is not None:
-        got.append(message)
-    assert got == messages
-    await sending
 
 
 async def _eventually(check: object, within: float = 5.0) -> bool:

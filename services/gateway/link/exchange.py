@@ -13,7 +13,7 @@ from kubegems.agent.v1 import tunnel_pb2
 from libs import log
 from libs.faults import Code, DeadlineExceeded, Exhausted, Fault, Unavailable
 from libs.tunnel import Ended, Reset, Stream, StreamEnded, calls
-from libs.tunnel.kubernetes import Header
+from libs.tunnel.kubernetes import Header, reply_headers
 from services.gateway.link.grants import QUARTER_LIFE, Principal
 
 Body = bytes | AsyncIterable[bytes] | None
@@ -81,7 +81,7 @@ class Exchange:
         if not SWITCHING <= reply.status <= 599 or (reply.status == SWITCHING) > self._upgrade:  # noqa: PLR2004 -- HTTP's range
             raise BadReply("the cluster's answer has an impossible status")
         self.status = reply.status
-        self.headers = tuple((h.name, h.value) for h in reply.headers)
+        self.headers = reply_headers((h.name.encode(), h.value) for h in reply.headers)  # an agent may be its cluster's
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body's bytes; raises Fault when it breaks off."""

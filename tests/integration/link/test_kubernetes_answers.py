@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.agent import proxy
 from tests.integration.link.upstream import Came, ok, raw, upstream
 from tests.integration.link.world import PODS, World
 
@@ -69,6 +70,17 @@ async def test_answers_headers_that_would_harm_the_hub_are_dropped(world: World)
     assert (reply.status, reply.headers["audit-id"]) == (200, "7")
     assert not {"set-cookie", "strict-transport-security", "x-hop"} & set(reply.headers)
     assert "secret-host" not in str(reply.headers)
+
+
+async def test_an_agent_that_passes_everything_on_harms_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the cluster runs its agent too: the hub itself looks at an answer's headers."""
+    monkeypatch.setattr(proxy, "reply_headers", lambda raw: tuple((name.decode().lower(), value) for name, value in raw))
+    world.up.answer = raw(
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: session=evil\r\nConnection: x-hop\r\nX-Hop: 1\r\nAudit-Id: 7\r\nContent-Length: 2\r\n\r\n{}"
+    )
+    reply = await world.ask("GET", PODS)
+    assert (reply.status, reply.headers["audit-id"]) == (200, "7")
+    assert not {"set-cookie", "x-hop"} & set(reply.headers)
 
 
 async def test_the_agents_own_401_is_not_the_callers(world: World) -> None:

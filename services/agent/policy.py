@@ -142,7 +142,8 @@ def _any(patterns: tuple[str, ...], values: Iterable[str]) -> bool:
 
 def _everywhere(target: Target) -> bool:
     """Whether a request reaches into all namespaces: no namespace is named, and the kind is not known to have none."""
-    return bool(target.resource) and not target.namespace and target.resource not in _CLUSTER_WIDE
+    known = target.resource in _CLUSTER_WIDE and (not target.group or target.group.endswith((".k8s.io", ".kubegems.io")))
+    return bool(target.resource) and not target.namespace and not known
 
 
 def _own(target: Target, namespace: str) -> bool:
@@ -151,4 +152,4 @@ def _own(target: Target, namespace: str) -> bool:
         return False
     if target.resource == "namespaces":
         return target.verb == "delete"
-    return target.resource == "configmaps" and (target.name == NAME or target.verb == "deletecollection")
+    return target.resource == "configmaps" and target.name in ("", NAME)  # without a name: made, its name is in the body, or all deleted

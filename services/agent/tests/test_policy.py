@@ -59,6 +59,8 @@ def denied(rules: list[dict[str, list[str]]], who: Principal, line: str) -> bool
         ({"namespaces": ["prod-*"]}, DEV, "GET /api/v1/namespaces/dev-a/pods", False),
         ({"namespaces": ["prod-*"]}, DEV, "GET /api/v1/pods?watch=1", True),
         ({"namespaces": ["prod-*"]}, DEV, "GET /apis/example.com/v1/anythings", True),
+        ({"namespaces": ["prod-*"]}, DEV, "GET /apis/example.com/v1/environments", True),
+        ({"namespaces": ["prod-*"]}, DEV, "GET /apis/gems.kubegems.io/v1beta1/environments", False),
         ({"namespaces": ["prod-*"]}, DEV, "GET /api/v1/nodes", False),
         ({"namespaces": ["prod-*"]}, DEV, "GET /version", False),
         ({"users": ["dev"], "verbs": ["delete"]}, DEV, "GET /api/v1/namespaces/a/pods/p", False),
@@ -78,6 +80,7 @@ def test_what_a_rule_denies(rule: dict[str, list[str]], who: Principal, line: st
         f"PUT /api/v1/namespaces/{NAMESPACE}/configmaps/{NAME}",
         f"DELETE /api/v1/namespaces/{NAMESPACE}/configmaps/{NAME}",
         f"DELETE /api/v1/namespaces/{NAMESPACE}/configmaps",
+        f"POST /api/v1/namespaces/{NAMESPACE}/configmaps",
         f"DELETE /api/v1/namespaces/{NAMESPACE}",
     ],
 )

@@ -14,6 +14,7 @@ from libs.kube import Principal
 
 _LONGEST_MILLIS = 65_000  # a grant lives 60 s; the hub's clock is known to within a round trip
 _MOST = 50_000
+_FEW = 256  # so many are kept before it is looked which are over
 _MOST_GROUPS = 500
 CALL = "call:"
 
@@ -49,6 +50,7 @@ class GrantBook:
         self._keys = dict(keys)
         self._hub_millis = hub_millis
         self._held: dict[str, Held] = {}
+        self._tidied = _FEW
 
     def check(self, use: tunnel_pb2.GrantUse, need: str) -> Held:
         """The grant that a stream names, when it allows `need`: a Kubernetes verb, or `call:` and a method. Raises GrantRefused."""
@@ -95,10 +97,11 @@ class GrantBook:
             raise GrantRefused("the grant allows nothing")
 
     def _tidy(self) -> None:
-        if len(self._held) < _MOST:
+        if len(self._held) < self._tidied:
             return
         now = self._hub_millis()
         self._held = {k: v for k, v in self._held.items() if v.grant.expire_millis > now}
+        self._tidied = min(max(_FEW, 2 * len(self._held)), _MOST)
         if len(self._held) >= _MOST:
             raise GrantRefused("too many grants at a time")
 

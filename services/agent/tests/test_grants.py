@@ -112,3 +112,12 @@ def test_any_kubernetes_verb_is_not_any_call(hub: Hub) -> None:
     assert hub.book.check(use, "deletecollection")
     with pytest.raises(GrantRefused):
         hub.book.check(tunnel_pb2.GrantUse(id="g1", counter=2), "call:/kubegems.agent.v1.InventoryService/GetInventory")
+
+
+def test_grants_that_are_over_are_not_kept(hub: Hub) -> None:
+    """A tunnel that stands for weeks holds the grants of a minute, not all that there were; what is good is never forgotten."""
+    for number in range(2000):
+        hub.now += 1000
+        hub.book.check(hub.use(id=f"g{number}", expire_millis=hub.now + 60_000), "get")
+        assert hub.book.check(tunnel_pb2.GrantUse(id=f"g{max(0, number - 50)}", counter=number + 2), "get")
+    assert len(hub.book._held) < 600

@@ -168,7 +168,7 @@ def principal_of(call: Call) -> Principal:
     user = call.metadata.get(_USER, "")
     if not user or call.transport != TUNNEL:
         raise GrantRefused("the call came under no grant")
-    return Principal(user, call.metadata.get(_UID, ""), _read_groups(call.metadata.get(_GROUPS, "[]")))
+    return _principal(user, call.metadata.get(_UID, ""), call.metadata.get(_GROUPS, "[]"))
 
 
 @lru_cache(maxsize=1024)  # a caller's calls come in rows, with up to 500 groups each
@@ -177,5 +177,5 @@ def _written(groups: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _read_groups(written: str) -> tuple[str, ...]:
-    return tuple(json.loads(written))
+def _principal(user: str, uid: str, groups: str) -> Principal:
+    return Principal(user, uid, tuple(json.loads(groups)))

@@ -15,7 +15,7 @@ from libs.tunnel.kubernetes import Target
 LIFETIME_MILLIS = 60_000
 QUARTER_LIFE = LIFETIME_MILLIS / 4 / 1000  # seconds
 MOST_GROUPS = 500
-_KEPT = 1000
+_KEPT = 2000  # of one tunnel; whoever had a grant that is forgotten gets another
 _SHOWN = 8  # streams that carry a grant itself; the first may be broken off before the agent reads it
 READS = ("get", "list", "watch")
 WRITES = ("create", "update", "patch", "delete", "deletecollection", "post", "put")
@@ -97,11 +97,11 @@ class Grants:
             verbs: what for.
             quarters: how much of its life the grant must still have, in quarters.
         """
-        checked(principal)
         now = self._now_millis()
         key = (principal.user, principal.uid, tuple(principal.groups), verbs)
         kept = self._kept.get(key)
         if kept is None or kept.expire_millis - now < LIFETIME_MILLIS * quarters // 4:
+            self._kept.pop(key, None)  # so that they stand in the order of their ends
             kept = self._kept[key] = self._signed(principal, verbs, now)
             self._tidy(now)
         kept.counter += 1
@@ -109,6 +109,7 @@ class Grants:
         return tunnel_pb2.GrantUse(signed=shown, id=kept.id, counter=kept.counter)
 
     def _signed(self, principal: Principal, verbs: tuple[str, ...], now: int) -> _Kept:
+        checked(principal)  # whoever has a grant was checked when it was signed
         grant = tunnel_pb2.Grant(
             id=secrets.token_hex(12), user=principal.user, uid=principal.uid, groups=principal.groups, verbs=verbs,
             cluster_uid=self._cluster_uid, session=self._session, expire_millis=now + LIFETIME_MILLIS,
@@ -118,5 +119,5 @@ class Grants:
         return _Kept(grant.id, grant.expire_millis, signed)
 
     def _tidy(self, now: int) -> None:
-        if len(self._kept) > _KEPT:
-            self._kept = {k: v for k, v in self._kept.items() if v.expire_millis - now >= LIFETIME_MILLIS // 2}
+        while len(self._kept) > _KEPT or next(iter(self._kept.values())).expire_millis - now < LIFETIME_MILLIS // 2:
+            del self._kept[next(iter(self._kept))]

@@ -85,3 +85,18 @@ def test_what_runs_may_run_on_while_nothing_is_lost() -> None:
     assert covers(more, DEV)
     assert not covers(DEV, more)
     assert not covers(ServicePrincipal("gems:user:dev", "u9", ("gems:a",)), DEV)
+
+
+def test_what_is_kept_has_a_bound(grants: Grants) -> None:
+    """However many users come within a grant's life, so many are kept and the newest are; what nobody can use any more goes."""
+    Clock.now = 1_000_000
+    everyone = [ServicePrincipal(f"gems:user:u{n}", f"{n}") for n in range(5000)]
+    ids = [grants.use(who, READS).id for who in everyone]
+    assert len(grants._kept) == 2000
+    assert [grants.use(who, READS).id for who in everyone[-100:]] == ids[-100:]
+    again = grants.use(everyone[0], READS)
+    assert again.id != ids[0]
+    assert again.HasField("signed")
+    Clock.now += LIFETIME_MILLIS // 2 + 1
+    grants.use(DEV, READS)
+    assert len(grants._kept) == 1

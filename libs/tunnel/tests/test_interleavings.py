@@ -73,6 +73,7 @@ async def _run(plan: list[tuple[bool, list[int], str, int]], limits: Limits, rng
                 await stream.write(rng.randbytes(rng.randrange(1, 300)))
             stream.end()
         elif kind == "trailer":
+            await stream.write(b"b" * rng.randrange(100))
             await stream.send(b"why" * rng.randrange(100), trailer=True)
         elif kind == "break":
             stream.reset(Reset.UPSTREAM, "broke")
@@ -137,7 +138,8 @@ async def _used(mux: Mux, messages: list[bytes], kind: str, turns: int) -> None:
         return
     if kind in ("flood", "trailer"):
         stream.end()
-        while await stream.read():
+        while got := await stream.read():
+            assert kind == "flood" or set(got) == set(b"b"), "a trailer is no body"
             await asyncio.sleep(0)
         assert stream.trailer is None or stream.trailer == b"why" * (len(stream.trailer) // 3)
         return

@@ -138,8 +138,8 @@ async def _used(mux: Mux, messages: list[bytes], kind: str, turns: int) -> None:
         return
     if kind in ("flood", "trailer"):
         stream.end()
-        while got := await stream.read():
-            assert kind == "flood" or set(got) == set(b"b"), "a trailer is no body"
+        while piece := await stream.read():
+            assert kind == "flood" or set(piece) == set(b"b"), "a trailer is no body"
             await asyncio.sleep(0)
         assert stream.trailer is None or stream.trailer == b"why" * (len(stream.trailer) // 3)
         return

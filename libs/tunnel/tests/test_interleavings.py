@@ -33,7 +33,7 @@ bounds = st.builds(
 
 
 @given(plan=plan, limits=bounds, seed=st.integers(0, 2**32), loss=st.none() | st.integers(0, 300))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_any_interleaving_keeps_every_stream_exact(
     plan: list[tuple[bool, list[int], str, int]], limits: Limits, seed: int, loss: int | None
 ) -> None:

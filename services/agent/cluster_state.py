@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 from google.protobuf.message import DecodeError
 
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
@@ -28,6 +29,7 @@ from libs.faults import Fault, NotFound
 from libs.kube import KubeClient, Resource
 from libs.kube.resources import CONFIG_MAPS, SECRETS
 from libs.reconcile import Election
+from services.agent.desired.kept import Progress, parse
 
 NAME = "gems-agent"
 MANAGER = "gems-agent-state"
@@ -65,12 +67,21 @@ class ClusterState:
                 ca.write_private(self._folder / name, found[name].decode())
             elif found:
                 (self._folder / name).unlink(missing_ok=True)
-        for key, content in (await self._read(CONFIG_MAPS)).items():
+        for key, content in (await self._remembered()).items():
             uid, _, name = key.partition(".")
-            if name in (_SET, _PROGRESS):
-                folder = self._folder / "desired" / uid
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                (folder / name).write_bytes(zlib.decompress(content))
+            folder = self._folder / "desired" / uid
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (folder / name).write_bytes(content)
+
+    async def _remembered(self) -> dict[str, bytes]:
+        """What is remembered of the hub's wishes; waits while it is damaged, since to forget in silence whom it followed is not safe."""
+        while True:
+            try:
+                return _unpacked(await self._read(CONFIG_MAPS))
+            except (zlib.error, DecodeError, ValueError, TypeError) as error:
+                remedy = f"restore ConfigMap {NAME}, or delete it to follow the hub from scratch"
+                _log.error("state.damaged", cause=type(error).__name__, remedy=remedy)
+                await asyncio.sleep(random.uniform(_PAUSE[1] / 10, _PAUSE[1] / 5))  # noqa: S311 -- jitter
 
     async def save_identity(self) -> None:
         """Copies the identity; raises Fault when the cluster does not take it."""
@@ -124,6 +135,17 @@ class ClusterState:
                 continue
             field = found.get("data" if resource is SECRETS else "binaryData") or {}
             return {name: base64.b64decode(value) for name, value in field.items()}
+
+
+def _unpacked(data: dict[str, bytes]) -> dict[str, bytes]:
+    """The files in a ConfigMap, which can be read."""
+    found = {key: zlib.decompress(content) for key, content in data.items() if key.partition(".")[2] in (_SET, _PROGRESS)}
+    for key, content in found.items():
+        if key.endswith(_SET):
+            parse(wire.FetchDesiredStateResponse.FromString(content))
+        else:
+            Progress(**orjson.loads(content))
+    return found
 
 
 def _copy(folder: Path) -> dict[str, bytes]:

@@ -29,27 +29,33 @@ from typing import Any
 
 EARLY = dt.timedelta(seconds=60)  # a token that ends so soon is renewed first
 SECONDS = 20
+COMMANDS = {"login": "sign in", "token": "print a token for kubectl, which calls this by itself", "logout": "end the session"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit code."""
-    parser = argparse.ArgumentParser(prog="kubectl-gems")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("login", "token", "logout"):
-        command = commands.add_parser(name)
-        command.add_argument("server")
-        if name == "login":
-            command.add_argument("--ca-file", type=Path)
-            command.add_argument("--username", default="")
-            command.add_argument("--password-file", type=Path, help="for scripts; people are asked")
-    given = parser.parse_args(arguments)
+    given = parsed(arguments)
     try:
         with held(given.server.rstrip("/")) as state:
             run(given, state)
-    except (OSError, ValueError, Refused) as error:
-        print(f"kubectl-gems: {error}", file=sys.stderr)
+    except (OSError, ValueError, EOFError, KeyboardInterrupt, Refused) as error:
+        print(f"kubectl-gems: {_said(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="kubectl-gems", description="Signs kubectl in to a KubeGems hub, and keeps it signed in.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, meaning in COMMANDS.items():
+        command = commands.add_parser(name, help=meaning, description=meaning)
+        command.add_argument("server", help="the hub, such as https://hub.example:8443")
+        if name == "login":
+            command.add_argument("--ca-file", type=Path, help="the hub's CA, where the system does not trust it; kept")
+            command.add_argument("--username", default="", help="asked for when missing")
+            command.add_argument("--password-file", type=Path, help="for scripts; people are asked")
+    return parser.parse_args(arguments)
 
 
 class Refused(Exception):
@@ -143,6 +149,16 @@ def credential(state: State) -> dict[str, Any]:
     token = fresh(state)
     status = {"token": token, "expirationTimestamp": state.content["expires"]}
     return {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
+
+
+def _said(error: BaseException) -> str:
+    """What went wrong, in words that help."""
+    if isinstance(error, (EOFError, KeyboardInterrupt)):
+        return "nobody answered; scripts use --username and --password-file"
+    if isinstance(error, urllib.error.URLError):
+        hint = "; is its CA the one of --ca-file?" if isinstance(error.reason, ssl.SSLCertVerificationError) else ""
+        return f"the hub cannot be reached: {error.reason}{hint}"
+    return str(error)
 
 
 def _told(error: urllib.error.HTTPError) -> str:

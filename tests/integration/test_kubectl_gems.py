@@ -64,8 +64,8 @@ class Hub:
     async def run(self, *arguments: str, **env: str) -> tuple[int, str, str]:
         """Runs the plugin."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", str(PLUGIN), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env=os.environ | {"KUBEGEMS_HOME": str(self.folder / "home")} | env,
+            sys.executable, "-I", str(PLUGIN), *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, env=os.environ | {"KUBEGEMS_HOME": str(self.folder / "home")} | env,
         )  # fmt: skip
         out, complaint = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode is not None
@@ -149,7 +149,9 @@ async def test_what_went_wrong_is_said_and_what_to_do(hub: Hub) -> None:
     options = ("--username", "dev", "--password-file", str(hub.folder / "password"))
     stranger = hub.folder / "stranger"
     code, _, complaint = await hub.run("login", hub.url, *options, KUBEGEMS_HOME=str(stranger))
-    assert (code, "CERTIFICATE_VERIFY_FAILED" in complaint) == (1, True)
+    assert (code, "CERTIFICATE_VERIFY_FAILED" in complaint, "--ca-file" in complaint) == (1, True, True)
+    code, _, complaint = await hub.run("login", hub.url)  # nobody is there to be asked
+    assert (code, "--password-file" in complaint, "Traceback" in complaint) == (1, True, False)
     code, _, complaint = await hub.run("token", hub.url.replace("https", "http"))
     assert (code, "https://" in complaint) == (1, True)
 

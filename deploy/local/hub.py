@@ -60,8 +60,8 @@ class Hub:
         return str((await self._call("POST", f"/clusters/{name}/joinTokens", {}))["token"])
 
     async def kubeconfig(self, name: str) -> str:
-        """The admin's kubeconfig for a cluster, through the hub."""
-        return str(await self._call("GET", f"/clusters/{name}:kubeconfig"))
+        """The admin's kubeconfig for a cluster, through the hub; good for as long as one may be."""
+        return str(await self._call("GET", f"/clusters/{name}:kubeconfig?ttlSeconds={12 * 3600}"))
 
     async def _call(self, method: str, path: str, body: object = None, none_when: int = 0) -> Any:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}

@@ -53,9 +53,9 @@ def setup(service: str, *, level: str = "INFO") -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
     for ours in ("libs", "services"):
         logging.getLogger(ours).setLevel(level)
+    root.setLevel(max(logging.WARNING, logging.getLogger("libs").level))
     structlog.contextvars.bind_contextvars(service=service)
     trace.setup(service, endpoint=os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
 

@@ -35,8 +35,8 @@ _FROM = (
 NAME = "'tenants/' || e.tenant || '/projects/' || e.project || '/environments/' || e.name"
 _KEY = (Part("e.tenant", "tenant"), Part("e.project", "project"), Part("e.name", "name"))
 SOURCE = Source(
-    select=f"SELECT {_COLUMNS}, c.name AS cluster, c.online, c.confirmation_needed, s.state AS reported_state, s.reason, s.message,"
-    f" s.conditions, s.used, s.hard, s.reported, {_SHOWN} AS shown_state{_FROM}",
+    select=f"SELECT {_COLUMNS}, c.name AS cluster, c.online, c.paused, c.confirmation_needed, s.state AS reported_state, s.reason,"
+    f" s.message, s.conditions, s.used, s.hard, s.reported, {_SHOWN} AS shown_state{_FROM}",
     tally=f"SELECT count(*){_FROM}",
     filters={
         "name": NAME,

@@ -11,7 +11,7 @@ def conditions(env: Row) -> list[Condition]:
     """The conditions to show: our own about the way to the cluster, if something is in the way, then the reported ones.
 
     Args:
-        env: a row of the environments' view, with the cluster's `cluster`, `online`, `confirmation_needed`, the last
+        env: a row of the environments' view, with the cluster's `cluster`, `online`, `paused`, `confirmation_needed`, the last
             report's `reported_state`, `reason`, `message`, `conditions`, and `shown_state`.
     """
     own = _own(env)
@@ -38,6 +38,8 @@ def _hold_up(env: Row, *, removing: bool) -> Condition:
         return {"reason": "ConfirmationNeeded", "message": f"cluster {env['cluster']} waits for a human: {env['confirmation_needed']}"}
     if removing and env["reported_state"] in ("REMOVING", "FAILED"):
         return {"reason": env["reason"] or "Removing", "message": env["message"] or f"cluster {env['cluster']} is removing it"}
+    if env["paused"]:
+        return {"reason": "ClusterPaused", "message": f"cluster {env['cluster']} is paused; what was written is applied when it is resumed"}
     what = "confirmed the removal" if removing else "reported on the last change"
     return {"reason": "WaitingForCluster", "message": f"cluster {env['cluster']} has not yet {what}"}
 

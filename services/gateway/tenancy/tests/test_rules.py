@@ -99,7 +99,9 @@ def test_container_defaults_are_checked() -> None:
         ({"shown_state": "READY"}, None),
         ({"shown_state": "PENDING", "online": False}, ("Applied", "ClusterOffline")),
         ({"shown_state": "PENDING", "confirmation_needed": "5 removals"}, ("Applied", "ConfirmationNeeded")),
+        ({"shown_state": "PENDING", "paused": True}, ("Applied", "ClusterPaused")),
         ({"shown_state": "DELETING"}, ("Removed", "WaitingForCluster")),
+        ({"shown_state": "DELETING", "paused": True}, ("Removed", "ClusterPaused")),
         ({"shown_state": "DELETING", "reported_state": "REMOVING", "reason": "Finalizer"}, ("Removed", "Finalizer")),
         ({"shown_state": "DEGRADED", "reported_state": "FAILED", "reason": "Forbidden"}, ("Applied", "Forbidden")),
         ({"shown_state": "UNKNOWN", "online": False}, ("ClusterOnline", "ClusterOffline")),
@@ -109,7 +111,7 @@ def test_progress_tells_what_is_in_the_way(facts: dict[str, object], expected: t
     """One condition of our own, before those that were reported."""
     reported = {"type": "QuotaReady", "status": "True", "reason": "Done", "message": ""}
     env = {
-        "cluster": "local", "online": True, "confirmation_needed": "", "reported_state": None, "reason": "", "message": "",
+        "cluster": "local", "online": True, "paused": False, "confirmation_needed": "", "reported_state": None, "reason": "", "message": "",
         "conditions": [reported],
     } | facts  # fmt: skip
     found = progress.conditions(env)

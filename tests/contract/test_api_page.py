@@ -6,7 +6,7 @@ import re
 
 from libs.rest import door, headers, http, paths, streams
 from libs.rest.connection import Guard
-from libs.rest.decode import MAX_DEPTH
+from libs.rest.wellknown import MAX_DEPTH
 from libs.rpc import deprecation, pipeline, server, sizes
 from services.gateway.edge import limits
 from tests.contract import errors_page

@@ -164,7 +164,7 @@ async def _work(ground: _Ground, pipeline: Pipeline, preview: Preview, figures: 
         ground.road.link = link
     applier = Applier(ground.client)
     follower = Follower(
-        link, applier, Kept(config.state_dir / "desired" / uid, on_change=ground.state.poke if ground.state is not None else None),
+        link, applier, Kept(config.state_dir / "desired", uid, on_change=ground.state.poke if ground.state is not None else None),
         resync_seconds=config.resync_seconds, accepted_hub_uid=config.accepted_hub_uid,
     )  # fmt: skip
     follower.on_trust, link.on_refused = ground.renewal.told, ground.renewal.refused

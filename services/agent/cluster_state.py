@@ -155,7 +155,7 @@ def _copy(folder: Path) -> dict[str, bytes]:
         with contextlib.suppress(FileNotFoundError):
             found[name] = zlib.compress((folder / name).read_bytes(), 6)
     if len(found.get(_SET, b"")) > MOST:
-        with contextlib.suppress(DecodeError):
+        with contextlib.suppress(DecodeError, FileNotFoundError):
             whole = wire.FetchDesiredStateResponse.FromString((folder / _SET).read_bytes())
             short = wire.FetchDesiredStateResponse(
                 hub_uid=whole.hub_uid, generation=whole.generation, confirmed_generation=whole.confirmed_generation, paused=whole.paused

@@ -133,6 +133,11 @@ class AgentLink:
         """Whether a tunnel stands."""
         return self._mux is not None
 
+    @property
+    def hub_uid(self) -> str:
+        """Uid of the hub that the tunnel leads to; empty while none stands."""
+        return self.session.hub_uid if self.session is not None else ""
+
     async def wait_connected(self) -> None:
         """Returns when a tunnel stands."""
         await self._standing.wait()

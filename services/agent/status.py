@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
 from kubegems.fleet.v1 import cluster_pb2
@@ -25,6 +26,15 @@ _MAX_DELAY = 30.0
 Key = tuple[str, str, str]  # kind, name, row uid
 
 
+class HubLink(Link, Protocol):
+    """The way to a hub that is known."""
+
+    @property
+    def hub_uid(self) -> str:
+        """Uid of the hub at the other end; empty while there is none."""
+        ...
+
+
 class StatusReporter:
     """Reports object statuses: all of them after connecting, then what changed, a moment after it did.
 
@@ -37,7 +47,7 @@ class StatusReporter:
     """
 
     def __init__(
-        self, link: Link, follower: Follower, ours: dict[str, Reflector], namespaces: Reflector, *, debounce: float = _DEBOUNCE,
+        self, link: HubLink, follower: Follower, ours: dict[str, Reflector], namespaces: Reflector, *, debounce: float = _DEBOUNCE,
         policy: Callable[[], cluster_pb2.LocalPolicy] | None = None,
     ) -> None:  # fmt: skip
         self._link = link
@@ -48,13 +58,14 @@ class StatusReporter:
         self._full = True
         self._told: dict[Key, bytes] = {}
         self._policy = policy
-        self._told_head: tuple[int, str, bytes] = (-1, "", b"")
+        self._told_head: tuple[int, str, bytes] | None = None
         self._wake = asyncio.Event()
         self._failures = 0
 
     def connected(self) -> None:
         """The tunnel stands anew: the hub needs a whole picture."""
         self._full = True
+        self._told_head = None
         self._wake.set()
 
     def poke(self) -> None:
@@ -90,13 +101,19 @@ class StatusReporter:
                 await asyncio.sleep(random.uniform(ceiling / 2, ceiling))  # noqa: S311 -- jitter
 
     async def report(self) -> None:
-        """Sends what the hub does not know yet; a whole picture only once all our kinds have been listed."""
-        full = self._full and all(r.synced.is_set() for r in self._ours.values())
-        states = {key: status.SerializeToString(deterministic=True) for key, status in self._states()}
+        """Sends what the hub does not know yet; a whole picture only once all our kinds have been listed.
+
+        A hub whose set was not taken is told why, and nothing of what another hub wanted here.
+        """
+        if not self._link.hub_uid:
+            return  # `connected` looks again: what is told depends on who hears it
+        follows = self._follows()
+        full = follows and self._full and all(r.synced.is_set() for r in self._ours.values())
+        states = {key: status.SerializeToString(deterministic=True) for key, status in self._states()} if follows else {}
         policy = self._policy() if self._policy else None
         told = policy.SerializeToString(deterministic=True) if policy else b""
-        head = (self._follower.applied_generation, self._follower.confirmation_needed, told)
-        new = states if full else {key: status for key, status in states.items() if self._told.get(key) != status}
+        head = (self._follower.applied_generation if follows else 0, self._follower.confirmation_needed, told)
+        new = states if full else self._differences(states) if follows else {}
         if not (full or new or head != self._told_head):
             return
         request = wire.ReportStatusRequest(
@@ -113,6 +130,20 @@ class StatusReporter:
             raise
         self._told = states
         self._told_head = head
+
+    def _differences(self, states: dict[Key, bytes]) -> dict[Key, bytes]:
+        """What is not as it was told, and what was there and is not any more."""
+        new = {key: status for key, status in states.items() if self._told.get(key) != status}
+        for key in self._told.keys() - states.keys():
+            before = wire.ObjectStatus.FromString(self._told[key])
+            if before.state not in (wire.ObjectStatus.REMOVED, wire.ObjectStatus.FAILED):  # those may never have been seen
+                new[key] = gone(Buried(*key, before.generation)).SerializeToString(deterministic=True)
+        return new
+
+    def _follows(self) -> bool:
+        """Whether the set that was taken is the hub's at the other end."""
+        desired = self._follower.desired
+        return desired is not None and desired.hub_uid == self._link.hub_uid
 
     def _states(self) -> Iterator[tuple[Key, wire.ObjectStatus]]:
         """Every status to tell."""

@@ -101,7 +101,10 @@ class Outcome:
         return not self.failures and not self.confirmation_needed
 
 
-def refusal(known: DesiredSet | None, fetched: DesiredSet, *, accepted_hub_uid: str, refused_confirmed: int | None) -> str:
+def refusal(
+    known: DesiredSet | None, fetched: DesiredSet, *, accepted_hub_uid: str, refused_confirmed: int | None,
+    earlier_hubs: frozenset[str] = frozenset(),
+) -> str:  # fmt: skip
     """Why a fetched set is not taken; empty when it is.
 
     Args:
@@ -109,20 +112,22 @@ def refusal(known: DesiredSet | None, fetched: DesiredSet, *, accepted_hub_uid: 
         fetched: the set at hand.
         accepted_hub_uid: hub that an operator of this cluster has let take over.
         refused_confirmed: the confirmed generation at the first refusal of a lower one; a confirmation counts only after that.
+        earlier_hubs: hubs that the cluster followed under other cluster uids; of them and not of generations a first set is judged.
     """
     if not fetched.hub_uid:
         return "the set names no hub"
-    if known is None or (fetched.hub_uid == known.hub_uid and fetched.generation >= known.generation):
+    hubs = {known.hub_uid} if known is not None else earlier_hubs
+    if hubs - {fetched.hub_uid}:
+        return "" if fetched.hub_uid == accepted_hub_uid else _other_hub(hubs, fetched)
+    if known is None or fetched.generation >= known.generation:
         return ""
-    if fetched.hub_uid != known.hub_uid:
-        return "" if fetched.hub_uid == accepted_hub_uid else _other_hub(known, fetched)
     confirmed = refused_confirmed is not None and fetched.confirmed >= fetched.generation and fetched.confirmed != refused_confirmed
     return "" if confirmed else _older(known, fetched)
 
 
-def _other_hub(known: DesiredSet, fetched: DesiredSet) -> str:
+def _other_hub(hubs: Iterable[str], fetched: DesiredSet) -> str:
     return (
-        f"hub {fetched.hub_uid} is not the one this cluster belongs to ({known.hub_uid}); "
+        f"hub {fetched.hub_uid} is not the one this cluster belongs to ({', '.join(sorted(hubs))}); "
         "to move the cluster set accepted_hub_uid of its agent"
     )
 

@@ -139,12 +139,17 @@ class Follower:
             if progress.refused_confirmed is None:
                 self._kept.note(refused_confirmed=fetched.confirmed)
             return None
+        if kept is not None and kept.hub_uid != fetched.hub_uid:
+            self.outcome = Outcome()  # what became of the first hub's objects is not this one's
         return self._kept.take(reply)
 
     def refusal(self, fetched: DesiredSet) -> str:
         """Why a fetched set is not taken; empty when it is."""
         refused = self._kept.progress.refused_confirmed
-        return domain.refusal(self._kept.set, fetched, accepted_hub_uid=self._accepted_hub_uid, refused_confirmed=refused)
+        return domain.refusal(
+            self._kept.set, fetched, accepted_hub_uid=self._accepted_hub_uid, refused_confirmed=refused,
+            earlier_hubs=self._kept.earlier_hubs,
+        )  # fmt: skip
 
     async def _applied(self, desired: DesiredSet) -> bool:
         if self.paused:

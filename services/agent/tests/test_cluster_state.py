@@ -104,33 +104,34 @@ async def test_a_new_pod_remembers_the_hub(account: KubeClient, tmp_path: Path, 
     state = ClusterState(account, NAMESPACE, tmp_path / "first")
     task = asyncio.create_task(state.run())
     try:
-        kept = Kept(tmp_path / "first/desired/uid-1", on_change=state.poke)
+        kept = Kept(tmp_path / "first/desired", "uid-1", on_change=state.poke)
         kept.take(_set(7))
         kept.note(applied_generation=7, applied_checksum="sum-7", paused=True)
 
         async def copied() -> bool:
             await ClusterState(account, NAMESPACE, tmp_path / "second").restore()
-            found = Kept(tmp_path / "second/desired/uid-1")
+            found = Kept(tmp_path / "second/desired", "uid-1")
             return found.set == kept.set and found.progress == kept.progress
 
         await eventually(copied, within=10)
     finally:
         task.cancel()
-    known = Kept(tmp_path / "second/desired/uid-1").set
+    known = Kept(tmp_path / "second/desired", "uid-1").set
     older, other = parse(_set(6)), parse(wire.FetchDesiredStateResponse(hub_uid="hub-2", generation=9))
     for fetched in (older, other):
         assert domain.refusal(known, fetched, accepted_hub_uid="", refused_confirmed=None)
     assert not domain.refusal(known, parse(_set(8)), accepted_hub_uid="", refused_confirmed=None)
+    assert Kept(tmp_path / "second/desired", "uid-2").earlier_hubs == {"hub-1"}  # joined anew
 
 
 async def test_of_a_large_set_the_hub_and_generation_are_remembered(account: KubeClient, tmp_path: Path) -> None:
     """What fits into no ConfigMap is fetched again, and is refused as before when it is another hub's or an older one."""
-    kept = Kept(tmp_path / "first/desired/uid-1")
+    kept = Kept(tmp_path / "first/desired", "uid-1")
     kept.take(_set(7, secrets.token_hex(cluster_state.MOST * 2).encode()))
     kept.note(applied_generation=7, applied_checksum="sum-7")
     await ClusterState(account, NAMESPACE, tmp_path / "first").save_desired()
     await ClusterState(account, NAMESPACE, tmp_path / "second").restore()
-    found = Kept(tmp_path / "second/desired/uid-1")
+    found = Kept(tmp_path / "second/desired", "uid-1")
     assert found.set is not None
     assert (found.set.hub_uid, found.set.generation, found.set.wanted, found.progress.applied_generation) == ("hub-1", 7, (), 0)
 

@@ -35,6 +35,11 @@ class Hub:
         self.paused = False
         self.asked: list[wire.FetchDesiredStateRequest] = []
 
+    @property
+    def hub_uid(self) -> str:
+        """Which hub is at the other end."""
+        return self.reply.hub_uid
+
     async def call(self, method: Any, request: Any, *, timeout: float) -> Any:
         """The tunnel."""
         assert timeout > 0
@@ -77,8 +82,8 @@ async def hub(kube: KubeClient) -> AsyncIterator[Hub]:
                 await kube.delete(TENANTS, tenant["metadata"]["name"])
 
 
-def follower(hub: Hub, kube: KubeClient, folder: Path, **options: Any) -> Follower:
-    return Follower(hub, Applier(kube), Kept(folder), resync_seconds=60, **options)
+def follower(hub: Hub, kube: KubeClient, folder: Path, cluster_uid: str = "uid-1", **options: Any) -> Follower:
+    return Follower(hub, Applier(kube), Kept(folder, cluster_uid), resync_seconds=60, **options)
 
 
 async def names(kube: KubeClient, hub: Hub) -> set[int]:

@@ -152,6 +152,62 @@ async def test_another_hub_takes_over_only_when_let_and_removes_nothing_of_the_f
     assert (await kube.get(TENANTS, hub.name(1)))["metadata"]["annotations"][domain.HUB_UID] == first
 
 
+async def test_joining_another_hub_is_refused_too(kube: KubeClient, hub: Hub, tmp_path: Path) -> None:
+    """Its first set comes under a new cluster uid and is not taken unasked, across restarts; let in, it is followed for good."""
+    hub.want(1)
+    await follower(hub, kube, tmp_path).sync()
+    first = hub.uid
+    hub.uid = hub.reply.hub_uid = f"{first}-2"
+    hub.want(2)
+    for _ in range(2):
+        asking = follower(hub, kube, tmp_path, "uid-2")
+        assert (await previewed(hub, kube, asking)).confirmation_needed
+        await asking.sync()
+        assert (await names(kube, hub), asking.desired) == ({1}, None)
+        assert first in asking.confirmation_needed
+        assert hub.uid in asking.confirmation_needed
+    assert await follower(hub, kube, tmp_path, "uid-2", accepted_hub_uid=hub.uid).sync()
+    assert await follower(hub, kube, tmp_path, "uid-3").sync()
+    assert await names(kube, hub) == {1, 2}
+    hub.uid = hub.reply.hub_uid = first
+    back = follower(hub, kube, tmp_path, "uid-4")
+    await back.sync()
+    assert f"{first}-2" in back.confirmation_needed
+
+
+async def test_joining_the_same_hub_again_goes_on(kube: KubeClient, hub: Hub, tmp_path: Path) -> None:
+    """Under a new cluster uid generations begin anew; what was remembered under the old one goes."""
+    hub.reply.generation = 7
+    hub.want(1)
+    await follower(hub, kube, tmp_path).sync()
+    hub.reply.generation = 0
+    hub.want(1, 2)
+    again = follower(hub, kube, tmp_path, "uid-2")
+    assert await again.sync()
+    assert (await names(kube, hub), again.applied_generation, again.confirmation_needed) == ({1, 2}, 1, "")
+    assert [found.name for found in tmp_path.iterdir()] == ["uid-2"]
+
+
+async def test_another_hubs_numbers_are_not_kept(hub: Hub, tmp_path: Path) -> None:
+    """What of the first hub's set was applied says nothing of the second's."""
+    hub.want(1)
+    kept = Kept(tmp_path, "uid-1")
+    kept.take(hub.reply)
+    kept.note(applied_generation=9, applied_checksum="sum-9")
+    hub.reply.hub_uid = "hub-other"
+    kept.take(hub.reply)
+    progress = Kept(tmp_path, "uid-1").progress
+    assert (progress.applied_generation, progress.applied_checksum) == (0, "")
+
+
+async def test_a_broken_memory_of_an_earlier_join_is_told(tmp_path: Path) -> None:
+    """Which hub was followed is not forgotten in silence."""
+    (tmp_path / "uid-1").mkdir()
+    (tmp_path / "uid-1/desired.bin").write_bytes(b"no set")
+    with pytest.raises(ValueError, match="uid-1 holds a broken set"):
+        Kept(tmp_path, "uid-2")
+
+
 async def test_a_restored_hub_converges_when_it_catches_up(kube: KubeClient, hub: Hub, tmp_path: Path) -> None:
     """Older generations are asked about and nothing goes; once its generation is past the known one it is followed again."""
     hub.reply.generation = 7
@@ -172,6 +228,7 @@ async def test_a_restored_hub_converges_when_it_catches_up(kube: KubeClient, hub
 
 async def test_kept_progress_of_an_earlier_agent_is_read(tmp_path: Path) -> None:
     """A file without the newer fields."""
-    (tmp_path / "desired.json").write_text('{"applied_generation": 4, "applied_checksum": "x", "refused_confirmed": null}')
-    kept = Kept(tmp_path)
+    (tmp_path / "uid-1").mkdir()
+    (tmp_path / "uid-1/desired.json").write_text('{"applied_generation": 4, "applied_checksum": "x", "refused_confirmed": null}')
+    kept = Kept(tmp_path, "uid-1")
     assert (kept.progress.applied_generation, kept.progress.paused) == (4, False)

@@ -15,6 +15,7 @@ from kubegems.agent.v1 import desired_state_service_pb2 as wire
 from libs import faults
 from libs.kube import KubeClient, Store
 from libs.kube.resources import NAMESPACES, OURS, TENANTS
+from libs.kube.store import key_of
 from services.agent.desired import domain
 from services.agent.desired.domain import Buried, DesiredSet, Failure, Outcome
 from services.agent.object_status import Subject, failed, gone, live
@@ -139,6 +140,7 @@ async def reporting(kube: KubeClient, tmp_path: Path) -> AsyncIterator[tuple[Rep
 async def test_a_copy_that_lags_makes_nothing_gone() -> None:
     """A buried object that the copy does not hold is still going, until a fresh read says that it is gone."""
     hub = ReportedHub()
+    hub.reply.hub_uid = "hub"
     buried = Buried("Tenant", "a", "row-a", 2)
     outcome = Outcome(removing={("Tenant", "a"): ""})
     known = SimpleNamespace(
@@ -156,6 +158,63 @@ async def test_a_copy_that_lags_makes_nothing_gone() -> None:
     assert [o.state for o in hub.reports[1].objects] == [State.REMOVED]
     await reporter.report()
     assert len(hub.reports) == 2
+
+
+def _reporter(hub: ReportedHub) -> tuple[SimpleNamespace, SimpleNamespace, StatusReporter]:
+    """A reporter on doubles of follower and copy, with one Tenant of `hub` that is ready."""
+    known = SimpleNamespace(
+        outcome=Outcome(), desired=DesiredSet("hub", 4, ""), applied_generation=4, confirmation_needed="", overwritten={},
+        poke=lambda: None,
+    )  # fmt: skip
+    copy, none = (SimpleNamespace(store=Store(), synced=asyncio.Event()) for _ in range(2))
+    copy.synced.set()
+    annotations = {domain.UID: "row", domain.HUB_UID: "hub", domain.GENERATION: "4"}
+    copy.store.put(
+        {"metadata": {"name": "a", "generation": 3, "resourceVersion": "1", "annotations": annotations}, "status": ready("True", 3)}
+    )
+    hub.reply.hub_uid = "hub"
+    return known, copy, StatusReporter(hub, known, {"Tenant": copy}, none)  # type: ignore[arg-type,dict-item] # doubles
+
+
+async def test_a_hub_whose_set_is_refused_hears_nothing_of_the_first_hubs() -> None:
+    """No generation, no objects, not whole, but why; once the first hub is there again, or the set was taken, all of it."""
+    hub = ReportedHub()
+    known, _, reporter = _reporter(hub)
+    await reporter.report()
+    known.confirmation_needed, hub.reply.hub_uid = "hub-2 is another", "hub-2"
+    reporter.connected()
+    for _ in range(2):
+        await reporter.report()
+    told = hub.reports[1]
+    assert (len(hub.reports), told.applied_generation, told.full, len(told.objects)) == (2, 0, False, 0)
+    assert told.confirmation_needed == "hub-2 is another"
+    known.desired = None  # joined anew: nothing was ever taken here
+    await reporter.report()
+    assert len(hub.reports) == 2
+    hub.reply.hub_uid = ""
+    reporter.connected()
+    await reporter.report()
+    assert len(hub.reports) == 2
+    known.desired, hub.reply.hub_uid = DesiredSet("hub", 4, ""), "hub"
+    reporter.connected()
+    await reporter.report()
+    assert (hub.reports[2].full, hub.reports[2].applied_generation, len(hub.reports[2].objects)) == (True, 4, 1)
+
+
+async def test_what_was_removed_by_hand_is_gone_at_once() -> None:
+    """Also when nobody puts it back, as while the cluster is paused; told once, and again when it is there again."""
+    hub = ReportedHub()
+    _, copy, reporter = _reporter(hub)
+    await reporter.report()
+    (found,) = copy.store
+    copy.store.remove(key_of(found))
+    for _ in range(2):
+        await reporter.report()
+    assert [[(o.uid, o.generation, o.state) for o in r.objects] for r in hub.reports[1:]] == [[("row", 4, State.REMOVED)]]
+    assert not hub.reports[1].full
+    copy.store.put(found)
+    await reporter.report()
+    assert [o.state for o in hub.reports[2].objects] == [State.READY]
 
 
 @pytest.mark.cluster

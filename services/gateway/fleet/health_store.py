@@ -1,4 +1,4 @@
-"""Keeps what is known of clusters' health, and tells when it changes: `gems.platform.fleet.cluster-changed`."""
+"""Keeps what is known of clusters' health, and tells when it changes: `gems.platform.fleet.cluster-changed`, and audit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from datetime import datetime
 from uuid import UUID
 
 from kubegems.fleet.v1 import cluster_pb2, events_pb2
+from libs.audit import Entry, store
 from libs.bus import subjects
+from libs.clock import new_id
 from libs.pg import Record, Tx, outbox
 from services.gateway.fleet import health, messages
 from services.gateway.fleet.clusters_store import STATE
@@ -16,6 +18,7 @@ from services.gateway.fleet.health import Facts
 from services.gateway.fleet.version import VERSION
 
 _SCHEMA = "fleet"
+_PROCESS = new_id()  # of the records; it matters to those alone that are still to end
 _FACTS = (
     "SELECT c.uid, c.name, c.online, c.told_state, c.reasons, c.confirmation_needed, c.agent_version, c.round_trip, c.clock_skew,"
     " c.flapping_until, c.inventory, newest.issued, newest.expires,"
@@ -75,6 +78,7 @@ async def removed(tx: Tx, name: str, uid: UUID, previous: str) -> None:
             previous_state=cluster_pb2.Cluster.State.Value(previous), removed=True,
         ),
     )  # fmt: skip
+    await _record(tx, name, uid, previous, "REMOVED")
 
 
 async def _judge(tx: Tx, row: Record, now: datetime) -> bool:
@@ -94,7 +98,18 @@ async def _judge(tx: Tx, row: Record, now: datetime) -> bool:
         previous_state=state.Value(row["told_state"] or "STATE_UNSPECIFIED"), reasons=[messages.reason(kept) for kept in reasons],
     )  # fmt: skip
     await outbox.publish(tx, _SCHEMA, subjects.platform("fleet", "cluster-changed"), event)
+    if changed["told_state"] != row["told_state"]:
+        await _record(tx, row["name"], row["uid"], row["told_state"], changed["told_state"], [kept["reason"] for kept in reasons])
     return True
+
+
+async def _record(tx: Tx, name: str, uid: UUID, previous: str, state: str, reasons: Collection[str] = ()) -> None:
+    """Leaves a record of a change of state, which the platform itself saw."""
+    told = {"uid": str(uid), "previous_state": previous, "state": state, "reasons": list(reasons)}
+    resources = [f"clusters/{name}"]
+    await store.insert(
+        tx, _PROCESS, Entry(method="fleet/health", class_="WRITE", actor="services/gateway", resources=resources, request=told)
+    )
 
 
 def _facts(row: Record, now: datetime) -> Facts:

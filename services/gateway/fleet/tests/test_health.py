@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from kubegems.fleet.v1 import cluster_pb2, cluster_service_pb2, events_pb2
 from kubegems.tenancy.v1 import project_service_pb2, quota_service_pb2, tenant_service_pb2
 from services.gateway.fleet import certificates_store, health, health_store
@@ -96,6 +98,34 @@ async def test_a_cluster_goes_through_its_states_and_each_change_is_told_once(ho
     assert names == [
         ("STATE_UNSPECIFIED", "WAITING", 0), ("WAITING", "JOINING", 0), ("JOINING", "ONLINE", 0), ("ONLINE", "DEGRADED", 1),
         ("DEGRADED", "DEGRADED", 2), ("DEGRADED", "ONLINE", 0), ("ONLINE", "OFFLINE", 0),
+    ]  # fmt: skip
+
+
+async def _recorded(house: House, uid: str) -> list[tuple[str, str, str]]:
+    rows = await house.sql(
+        "SELECT actor, outcome, request FROM audit.events WHERE method = 'fleet/health' AND request ->> 'uid' = $1 ORDER BY time, id", uid
+    )
+    assert {(row["actor"], row["outcome"]) for row in rows} <= {("services/gateway", "OK")}
+    return [(r["request"]["previous_state"], r["request"]["state"], ",".join(r["request"]["reasons"])) for r in rows]
+
+
+async def test_each_change_of_state_leaves_an_audit_record_with_it(house: House) -> None:
+    """By the platform itself, with the reasons; none when the state stays, nor when the change is rolled back; the removal too."""
+    cluster, uid = await house.cluster(online=False)
+    keeper = LinkKeeper(house.database, house.clock)
+    await keeper.changed(uid, True, VERSION)
+    await house.report(uid, generation=0, confirmation_needed="5 removals at once")
+    await _judged(house)
+    with pytest.raises(RuntimeError):
+        async with house.database.transaction() as tx:
+            await tx.execute("UPDATE fleet.clusters SET online = false WHERE uid = $1", uid)
+            assert await health_store.judge(tx, house.clock.now())
+            raise RuntimeError
+    await keeper.changed(uid, False, "")
+    await _delete(house, cluster, force=True)
+    assert await _recorded(house, uid) == [
+        ("", "WAITING", ""), ("WAITING", "ONLINE", ""), ("ONLINE", "DEGRADED", "CONFIRMATION_NEEDED"), ("DEGRADED", "OFFLINE", ""),
+        ("OFFLINE", "REMOVED", ""),
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -42,11 +43,14 @@ class Follower:
         outcome: of the last time that a set was applied.
         confirmation_needed: why something waits for a human; empty when nothing does.
         on_trust: told the hash of the CAs that the hub goes by.
+
+    `patience` ends a pause of so many seconds with TimeoutError.
     """
 
     def __init__(
         self, link: Link, applier: Applier, kept: Kept, *, resync_seconds: float, accepted_hub_uid: str = "",
         on_outcome: Callable[[], None] = lambda: None,
+        patience: Callable[[float], AbstractAsyncContextManager[object]] = asyncio.timeout,
     ) -> None:  # fmt: skip
         self.outcome = Outcome()
         self.confirmation_needed = ""
@@ -56,6 +60,7 @@ class Follower:
         self._resync_seconds = resync_seconds
         self._accepted_hub_uid = accepted_hub_uid
         self.on_outcome = on_outcome
+        self._patience = patience
         self.on_trust: Callable[[str], None] = lambda _: None
         self._wake = asyncio.Event()
         self._cause = ""
@@ -97,7 +102,7 @@ class Follower:
                 complete = False
             self._failures = 0 if complete else self._failures + 1
             try:
-                async with asyncio.timeout(self._pause()):
+                async with self._patience(self._pause()):
                     await self._wake.wait()
             except TimeoutError:
                 continue

@@ -57,6 +57,7 @@ class StatusReporter:
         self._debounce = debounce
         self._full = True
         self._told: dict[Key, bytes] = {}
+        self._made: dict[Key, tuple[object, bytes]] = {}  # statuses, and what they were made from
         self._policy = policy
         self._told_head: tuple[int, str, bytes] | None = None
         self._wake = asyncio.Event()
@@ -109,7 +110,7 @@ class StatusReporter:
             return  # `connected` looks again: what is told depends on who hears it
         follows = self._follows()
         full = follows and self._full and all(r.synced.is_set() for r in self._ours.values())
-        states = {key: status.SerializeToString(deterministic=True) for key, status in self._states()} if follows else {}
+        states = dict(self._states()) if follows else {}
         policy = self._policy() if self._policy else None
         told = policy.SerializeToString(deterministic=True) if policy else b""
         head = (self._follower.applied_generation if follows else 0, self._follower.confirmation_needed, told)
@@ -137,7 +138,7 @@ class StatusReporter:
         for key in self._told.keys() - states.keys():
             before = wire.ObjectStatus.FromString(self._told[key])
             if before.state not in (wire.ObjectStatus.REMOVED, wire.ObjectStatus.FAILED):  # those may never have been seen
-                new[key] = gone(Buried(*key, before.generation)).SerializeToString(deterministic=True)
+                new[key] = _packed(gone(Buried(*key, before.generation)))
         return new
 
     def _follows(self) -> bool:
@@ -145,7 +146,7 @@ class StatusReporter:
         desired = self._follower.desired
         return desired is not None and desired.hub_uid == self._link.hub_uid
 
-    def _states(self) -> Iterator[tuple[Key, wire.ObjectStatus]]:
+    def _states(self) -> Iterator[tuple[Key, bytes]]:
         """Every status to tell."""
         desired, outcome = self._follower.desired, self._follower.outcome
         hub_uid = desired.hub_uid if desired else ""
@@ -157,27 +158,39 @@ class StatusReporter:
             there.add(subject.key)
             failure = outcome.failures.get((kind, subject.name))
             if failure is not None and failure.uid == subject.uid and not subject.deleting:
-                yield subject.key, failed(failure)
+                yield subject.key, _packed(failed(failure))
             else:
-                held = outcome.removing.get((kind, subject.name), "")
-                status = live(subject, held, self._holding(kind, subject.name))
-                tell_overwritten(status, self._follower.overwritten.get((kind, subject.name)))
-                yield subject.key, status
+                yield subject.key, self._live(subject, outcome.removing.get((kind, subject.name), ""))
+        for key in self._made.keys() - there:
+            del self._made[key]
         for failure in outcome.failures.values():
             key = (failure.kind, failure.name, failure.uid)
             if key not in there:
-                yield key, failed(failure)
+                yield key, _packed(failed(failure))
         for buried in desired.buried if desired else ():
             if (buried.kind, buried.name, buried.uid) not in there:
                 yield from self._not_seen(buried)
 
-    def _not_seen(self, buried: Buried) -> Iterator[tuple[Key, wire.ObjectStatus]]:
+    def _live(self, subject: Subject, held: str) -> bytes:
+        """Status of an object that is there; made anew only when something that it is made from is another than before."""
+        overwritten = self._follower.overwritten.get((subject.kind, subject.name))
+        holding = self._holding(subject.kind, subject.name) if subject.deleting else []
+        source = (subject.found["metadata"]["resourceVersion"], held, holding, overwritten)
+        made = self._made.get(subject.key)
+        if made is not None and made[0] == source:
+            return made[1]
+        status = live(subject, held, holding)
+        tell_overwritten(status, overwritten)
+        self._made[subject.key] = source, (packed := _packed(status))
+        return packed
+
+    def _not_seen(self, buried: Buried) -> Iterator[tuple[Key, bytes]]:
         """Status of a buried object that the copy does not hold. Only a fresh read makes it gone, since a copy may lag."""
         outcome, key = self._follower.outcome, (buried.kind, buried.name, buried.uid)
         if buried in outcome.removed:
-            yield key, gone(buried)
+            yield key, _packed(gone(buried))
         elif (buried.kind, buried.name) in outcome.removing:
-            yield key, going(buried, outcome.removing[buried.kind, buried.name])
+            yield key, _packed(going(buried, outcome.removing[buried.kind, buried.name]))
 
     def _objects(self) -> Iterable[tuple[str, Object]]:
         return ((kind, found) for kind, reflector in self._ours.items() for found in reflector.store)
@@ -188,3 +201,7 @@ class StatusReporter:
         if found is None:
             return []
         return [f"namespace {name} is {found['columns'].get('phase', 'there')}", *found.get("holding", ())]
+
+
+def _packed(status: wire.ObjectStatus) -> bytes:
+    return status.SerializeToString(deterministic=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,10 @@ from libs import faults
 from libs.kube import KubeClient, Store
 from libs.kube.resources import NAMESPACES, OURS, TENANTS
 from libs.kube.store import key_of
+from services.agent import status as status_module
 from services.agent.desired import domain
+from services.agent.desired.applier import Overwritten
+from services.agent.desired.conflicts import FieldConflict
 from services.agent.desired.domain import Buried, DesiredSet, Failure, Outcome
 from services.agent.object_status import Subject, failed, gone, live
 from services.agent.observed.observer import Observer
@@ -199,6 +203,37 @@ async def test_a_hub_whose_set_is_refused_hears_nothing_of_the_first_hubs() -> N
     reporter.connected()
     await reporter.report()
     assert (hub.reports[2].full, hub.reports[2].applied_generation, len(hub.reports[2].objects)) == (True, 4, 1)
+
+
+async def test_one_change_makes_one_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many objects only the one that changed is looked at again; what holds one up counts as a change of it, too."""
+    hub = ReportedHub()
+    known, copy, reporter = _reporter(hub)
+    (first,) = copy.store
+    for number in range(100):
+        annotations = {**first["metadata"]["annotations"], domain.UID: f"row-{number}"}
+        copy.store.put({**first, "metadata": {**first["metadata"], "name": f"a-{number}", "annotations": annotations}})
+    made: list[str] = []
+
+    def counted(subject: Subject, *rest: Any) -> wire.ObjectStatus:
+        made.append(subject.name)
+        return live(subject, *rest)
+
+    monkeypatch.setattr(status_module, "live", counted)
+    await reporter.report()
+    assert len(made) == 101
+    copy.store.put({**first, "metadata": {**first["metadata"], "resourceVersion": "2"}, "status": ready("False", 3)})
+    await reporter.report()
+    known.outcome.removing["Tenant", "a-7"] = "confirm generation 9"
+    await reporter.report()
+    overwritten = Overwritten("row-8", [FieldConflict("kubectl-edit", ("spec.x",))], datetime(2026, 1, 1, tzinfo=UTC))
+    known.overwritten["Tenant", "a-8"] = overwritten
+    await reporter.report()
+    assert made[101:] == ["a", "a-7", "a-8"]
+    assert [[(o.name, o.state) for o in r.objects] for r in hub.reports[1:]] == [
+        [("a", State.DEGRADED)], [("a-7", State.REMOVING)], [("a-8", State.READY)],
+    ]  # fmt: skip
+    assert hub.reports[3].objects[0].conditions[-1].type == "FieldsOverwritten"
 
 
 async def test_what_was_removed_by_hand_is_gone_at_once() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,6 +10,8 @@ EXPIRING_SHARE = 0.2  # of a certificate's life; agents renew at two thirds, so 
 EXPIRING_MOST = timedelta(days=7)
 SLOW = 1.0  # seconds of round trip; calls of people become hard to bear
 SKEWED = 120.0  # seconds between the clocks; the link bears ten minutes and more
+HOLD = timedelta(seconds=15)  # that a better state must last before it is told; longer than from one look to the next
+_RANKS = ("ONLINE", "DEGRADED", "OFFLINE")
 MOST_SKEW = 1  # minor versions between hub and agent that are tested
 
 
@@ -73,6 +75,24 @@ def skew(agent: str, hub: str) -> int:
     """Minor versions that an agent is behind the hub; 0 when either version cannot be read; a major version counts 100."""
     theirs, ours = _minor(agent), _minor(hub)
     return 0 if theirs is None or ours is None else ours - theirs
+
+
+def state(*, leaving: bool, online: bool, seen: bool, joined: bool, wrong: bool) -> str:
+    """A cluster's state; `clusters_store.STATE` says the same in SQL."""
+    if leaving:
+        return "DELETING"
+    if online:
+        return "DEGRADED" if wrong else "ONLINE"
+    return "OFFLINE" if seen else "JOINING" if joined else "WAITING"
+
+
+def better(told: str, told_reasons: Collection[str], found: str, reasons: Collection[str]) -> bool:
+    """Whether what was found is better than what was told: only that must hold for a while, the rest is told at once."""
+    if told not in _RANKS or found not in _RANKS:
+        return False
+    if told == found:
+        return set(reasons) < set(told_reasons)
+    return _RANKS.index(found) < _RANKS.index(told)
 
 
 def merged(found: Sequence[tuple[str, str]], before: Sequence[Mapping[str, str]], now: datetime) -> list[dict[str, str]]:

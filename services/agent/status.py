@@ -10,12 +10,13 @@ from typing import Protocol
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
 from kubegems.fleet.v1 import cluster_pb2
 from libs import log
-from libs.faults import Fault
+from libs.faults import Fault, Unavailable
 from libs.kube import Change, Reflector, Verb, resources
 from libs.log import trace
 from services.agent.desired.domain import Buried
 from services.agent.desired.follower import Follower, Link
 from services.agent.object_status import Object, Subject, failed, going, gone, live, tell_overwritten
+from services.agent.status_parts import Key, parts
 
 _log = log.get(__name__)
 REPORT = wire.DESCRIPTOR.services_by_name["DesiredStateService"].methods_by_name["ReportStatus"]
@@ -23,7 +24,6 @@ _SECONDS = 30.0
 _DEBOUNCE = 0.2
 _FIRST_DELAY = 0.5
 _MAX_DELAY = 30.0
-Key = tuple[str, str, str]  # kind, name, row uid
 
 
 class HubLink(Link, Protocol):
@@ -117,20 +117,27 @@ class StatusReporter:
         new = states if full else self._differences(states) if follows else {}
         if not (full or new or head != self._told_head):
             return
-        request = wire.ReportStatusRequest(
-            applied_generation=head[0], full=full, confirmation_needed=head[1], local_policy=policy,
-            objects=(wire.ObjectStatus.FromString(status) for status in new.values()),
-        )  # fmt: skip
         if full:
             self._full = False  # before the wait: connecting anew meanwhile asks for another
+        requests = list(parts(new, whole=full))
+        rest = wire.ReportStatusRequest(applied_generation=head[0], confirmation_needed=head[1], local_policy=policy)
         try:
             with trace.span("status.report", kind=trace.SpanKind.CLIENT, attributes={"objects": len(new), "full": full}):
-                await self._link.call(REPORT, request, timeout=_SECONDS)
+                await self._send(requests, rest)
         except Fault:
-            self._full = self._full or full
+            self._full = self._full or full or len(requests) > 1  # some parts may have arrived
             raise
         self._told = states
         self._told_head = head
+
+    async def _send(self, requests: Iterable[wire.ReportStatusRequest], rest: wire.ReportStatusRequest) -> None:
+        """Sends parts to one hub, each with what all have; raises Unavailable when the link comes to lead to another."""
+        hub_uid = self._link.hub_uid
+        for request in requests:
+            if self._link.hub_uid != hub_uid:
+                raise Unavailable("the hub went away between two parts of a report")
+            request.MergeFrom(rest)
+            await self._link.call(REPORT, request, timeout=_SECONDS)
 
     def _differences(self, states: dict[Key, bytes]) -> dict[Key, bytes]:
         """What is not as it was told, and what was there and is not any more."""

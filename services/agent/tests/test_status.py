@@ -18,6 +18,7 @@ from libs.kube import KubeClient, Store
 from libs.kube.resources import NAMESPACES, OURS, TENANTS
 from libs.kube.store import key_of
 from services.agent import status as status_module
+from services.agent import status_parts
 from services.agent.desired import domain
 from services.agent.desired.applier import Overwritten
 from services.agent.desired.conflicts import FieldConflict
@@ -234,6 +235,63 @@ async def test_one_change_makes_one_status(monkeypatch: pytest.MonkeyPatch) -> N
         [("a", State.DEGRADED)], [("a-7", State.REMOVING)], [("a-8", State.READY)],
     ]  # fmt: skip
     assert hub.reports[3].objects[0].conditions[-1].type == "FieldsOverwritten"
+
+
+async def test_a_large_picture_comes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of bounded size and whole in its range, ranges without a gap; when the link breaks between two, all of it comes again."""
+    monkeypatch.setattr(status_parts, "PART_BYTES", 2000)
+    hub = ReportedHub()
+    _, copy, reporter = _reporter(hub)
+    (first,) = copy.store
+    for number in range(99):
+        annotations = {**first["metadata"]["annotations"], domain.UID: f"row-{number}"}
+        copy.store.put({**first, "metadata": {**first["metadata"], "name": f"a-{number}", "annotations": annotations}})
+    real, budget = hub.call, 3
+
+    async def breaking(*args: Any, **options: Any) -> Any:
+        nonlocal budget
+        budget -= 1
+        hub.online = budget >= 0
+        return await real(*args, **options)
+
+    monkeypatch.setattr(hub, "call", breaking)
+    with pytest.raises(faults.Unavailable):
+        await reporter.report()
+    assert len(hub.reports) == 3
+    hub.reports.clear()
+    budget = 1000
+    await reporter.report()
+    assert len(hub.reports) > 3
+    assert [r.part.after for r in hub.reports] == ["", *(r.part.until for r in hub.reports[:-1])]
+    assert (hub.reports[-1].part.until, any(r.full for r in hub.reports)) == ("", False)
+    for told in hub.reports:
+        assert told.HasField("part")
+        assert (told.ByteSize() < 2500, told.applied_generation) == (True, 4)
+        at = [f"{o.kind}/{o.name}" for o in told.objects]
+        assert all(told.part.after < name and (name <= told.part.until or not told.part.until) for name in at)
+    assert sorted(o.name for r in hub.reports for o in r.objects) == sorted(["a", *(f"a-{n}" for n in range(99))])
+    hub.reports.clear()
+    await reporter.report()
+    assert not hub.reports
+
+
+async def test_parts_go_to_one_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the link comes to lead to another hub between two parts, that one gets none of them."""
+    monkeypatch.setattr(status_parts, "PART_BYTES", 1)
+    hub = ReportedHub()
+    _, copy, reporter = _reporter(hub)
+    (first,) = copy.store
+    copy.store.put({**first, "metadata": {**first["metadata"], "name": "b"}})
+    real = hub.call
+
+    async def moving(*args: Any, **options: Any) -> Any:
+        hub.reply.hub_uid = "hub-2"
+        return await real(*args, **options)
+
+    monkeypatch.setattr(hub, "call", moving)
+    with pytest.raises(faults.Unavailable):
+        await reporter.report()
+    assert len(hub.reports) == 1
 
 
 async def test_what_was_removed_by_hand_is_gone_at_once() -> None:

@@ -121,10 +121,12 @@ async def _keep(tx: Tx, uid: UUID, request: wire.ReportStatusRequest, reported: 
     """Keeps the statuses and tells of environments whose state is another than before."""
     present = [obj for obj in reported if obj.state != _State.REMOVED]
     before = await statuses.states(tx, uid)
-    await statuses.keep(tx, uid, present, now, full=request.full)
+    whole = request.full or request.HasField("part")
+    await statuses.keep(tx, uid, present, now, full=whole)
     await statuses.grant(tx, uid, present)
-    if request.full:
-        await statuses.forget_others(tx, uid, [(obj.kind, obj.name) for obj in present])
+    if whole:
+        span = (request.part.after, request.part.until)
+        await statuses.forget_others(tx, uid, [(obj.kind, obj.name) for obj in present], span=span)
     else:
         await statuses.forget(tx, uid, [(o.kind, o.name, UUID(o.uid)) for o in reported if o.state == _State.REMOVED])
     for obj in present:
@@ -140,19 +142,27 @@ async def _tell(tx: Tx, environment_uid: UUID) -> None:
 
 
 def _gone(request: wire.ReportStatusRequest, reported: list[wire.ObjectStatus], tombstones: list[Record]) -> list[Record]:
-    """The tombstones that the report confirms: said to be removed, or absent from a full report of that generation or later."""
+    """The tombstones that the report confirms: said to be removed, or absent where a report of that generation or later is whole."""
     said = {(o.kind, o.name, o.uid): o for o in reported}
     found = []
     for row in tombstones:
         obj = said.get((row["kind"], row["name"], str(row["uid"])))
         reached = request.applied_generation >= row["generation"]
         if obj is None:
-            confirmed = request.full and reached
+            confirmed = _covers(request, row) and reached
         else:
             confirmed = obj.state == _State.REMOVED and (reached or obj.generation >= row["generation"])
         if confirmed:
             found.append(row)
     return found
+
+
+def _covers(request: wire.ReportStatusRequest, row: Record) -> bool:
+    """Whether the report tells of all that there is where an object would stand."""
+    if not request.HasField("part"):
+        return request.full
+    at = f"{row['kind']}/{row['name']}"
+    return at > request.part.after and (not request.part.until or at <= request.part.until)
 
 
 def _object(row: Record) -> wire.DesiredObject:

@@ -35,13 +35,14 @@ async def forget(tx: Tx, cluster_uid: UUID, objects: Iterable[tuple[str, str, UU
     )
 
 
-async def forget_others(tx: Tx, cluster_uid: UUID, kept: Iterable[tuple[str, str]]) -> None:
-    """Forgets what is not among the kinds and names of a full report."""
+async def forget_others(tx: Tx, cluster_uid: UUID, kept: Iterable[tuple[str, str]], *, span: tuple[str, str] = ("", "")) -> None:
+    """Forgets what is not among the kinds and names of a report that is whole after and up to `kind/name`; empty: no end there."""
     pairs = list(kept)
     await tx.execute(
-        "DELETE FROM fleet.statuses s WHERE s.cluster_uid = $1 AND NOT EXISTS"
+        "DELETE FROM fleet.statuses s WHERE s.cluster_uid = $1"
+        """ AND (s.kind || '/' || s.name) COLLATE "C" > $4 AND ($5 = '' OR (s.kind || '/' || s.name) COLLATE "C" <= $5) AND NOT EXISTS"""
         " (SELECT 1 FROM unnest($2::text[], $3::text[]) AS k (kind, name) WHERE k.kind = s.kind AND k.name = s.name)",
-        cluster_uid, [kind for kind, _ in pairs], [name for _, name in pairs],
+        cluster_uid, [kind for kind, _ in pairs], [name for _, name in pairs], *span,
     )  # fmt: skip
 
 

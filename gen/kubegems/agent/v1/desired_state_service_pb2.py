@@ -27,7 +27,7 @@ from kubegems.fleet.v1 import cluster_pb2 as kubegems_dot_fleet_dot_v1_dot_clust
 from kubegems.policy.v1 import policy_pb2 as kubegems_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-kubegems/agent/v1/desired_state_service.proto\x12\x11kubegems.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/fleet/v1/cluster.proto\x1a\x1fkubegems/policy/v1/policy.proto\"L\n\x18\x46\x65tchDesiredStateRequest\x12\x18\n\x10known_generation\x18\x01 \x01(\x03\x12\x16\n\x0eknown_checksum\x18\x02 \x01(\t\"\x90\x02\n\x19\x46\x65tchDesiredStateResponse\x12\x0f\n\x07hub_uid\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\t\x12\x11\n\tunchanged\x18\x04 \x01(\x08\x12\x31\n\x07objects\x18\x05 \x03(\x0b\x32 .kubegems.agent.v1.DesiredObject\x12\x30\n\ntombstones\x18\x06 \x03(\x0b\x32\x1c.kubegems.agent.v1.Tombstone\x12\x1c\n\x14\x63onfirmed_generation\x18\x07 \x01(\x03\x12\x0e\n\x06paused\x18\x08 \x01(\x08\x12\x16\n\x0e\x63\x61_bundle_hash\x18\t \x01(\t\"s\n\rDesiredObject\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x10\n\x08manifest\x18\x05 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\"]\n\tTombstone\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"\xc4\x01\n\x13ReportStatusRequest\x12\x1a\n\x12\x61pplied_generation\x18\x01 \x01(\x03\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\x12\x30\n\x07objects\x18\x03 \x03(\x0b\x32\x1f.kubegems.agent.v1.ObjectStatus\x12\x1b\n\x13\x63onfirmation_needed\x18\x04 \x01(\t\x12\x34\n\x0clocal_policy\x18\x05 \x01(\x0b\x32\x1e.kubegems.fleet.v1.LocalPolicy\"\x9b\x05\n\x0cObjectStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x34\n\x05state\x18\x05 \x01(\x0e\x32%.kubegems.agent.v1.ObjectStatus.State\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12=\n\nconditions\x18\x08 \x03(\x0b\x32).kubegems.agent.v1.ObjectStatus.Condition\x12\x37\n\x04used\x18\t \x03(\x0b\x32).kubegems.agent.v1.ObjectStatus.UsedEntry\x12\x37\n\x04hard\x18\n \x03(\x0b\x32).kubegems.agent.v1.ObjectStatus.HardEntry\x1a\x7f\n\tCondition\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x33\n\x0ftransition_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a+\n\tUsedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a+\n\tHardEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x41PPLIED\x10\x01\x12\t\n\x05READY\x10\x02\x12\x0c\n\x08\x44\x45GRADED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\x0c\n\x08REMOVING\x10\x05\x12\x0b\n\x07REMOVED\x10\x06\"\x16\n\x14ReportStatusResponse\"\x16\n\x14\x46\x65tchInterestRequest\"*\n\x15\x46\x65tchInterestResponse\x12\x11\n\tresources\x18\x01 \x03(\t2\xf4\x02\n\x13\x44\x65siredStateService\x12|\n\x11\x46\x65tchDesiredState\x12+.kubegems.agent.v1.FetchDesiredStateRequest\x1a,.kubegems.agent.v1.FetchDesiredStateResponse\"\x0c\x8a\xb5\x18\x08\x08\x04 \x01(\x05\x30\x01\x12m\n\x0cReportStatus\x12&.kubegems.agent.v1.ReportStatusRequest\x1a\'.kubegems.agent.v1.ReportStatusResponse\"\x0c\x8a\xb5\x18\x08\x08\x04 \x01(\x05\x30\x01\x12p\n\rFetchInterest\x12\'.kubegems.agent.v1.FetchInterestRequest\x1a(.kubegems.agent.v1.FetchInterestResponse\"\x0c\x8a\xb5\x18\x08\x08\x04 \x01(\x05\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-kubegems/agent/v1/desired_state_service.proto\x12\x11kubegems.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubegems/fleet/v1/cluster.proto\x1a\x1fkubegems/policy/v1/policy.proto\"L\n\x18\x46\x65tchDesiredStateRequest\x12\x18\n\x10known_generation\x18\x01 \x01(\x03\x12\x16\n\x0eknown_checksum\x18\x02 \x01(\t\"\x90\x02\n\x19\x46\x65tchDesiredStateResponse\x12\x0f\n\x07hub_uid\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\t\x12\x11\n\tunchanged\x18\x04 \x01(\x08\x12\x31\n\x07objects\x18\x05 \x03(\x0b\x32 .kubegems.agent.v1.DesiredObject\x12\x30\n\ntombstones\x18\x06 \x03(\x0b\x32\x1c.kubegems.agent.v1.Tombstone\x12\x1c\n\x14\x63onfirmed_generation\x18\x07 \x01(\x03\x12\x0e\n\x06paused\x18\x08 \x01(\x08\x12\x16\n\x0e\x63\x61_bundle_hash\x18\t \x01(\t\"s\n\rDesiredObject\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x10\n\x08manifest\x18\x05 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\"]\n\tTombstone\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"\xa5\x02\n\x13ReportStatusRequest\x12\x1a\n\x12\x61pplied_generation\x18\x01 \x01(\x03\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\x12\x30\n\x07objects\x18\x03 \x03(\x0b\x32\x1f.kubegems.agent.v1.ObjectStatus\x12\x1b\n\x13\x63onfirmation_needed\x18\x04 \x01(\t\x12\x34\n\x0clocal_policy\x18\x05 \x01(\x0b\x32\x1e.kubegems.fleet.v1.LocalPolicy\x12\x39\n\x04part\x18\x06 \x01(\x0b\x32+.kubegems.agent.v1.ReportStatusRequest.Part\x1a$\n\x04Part\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05until\x18\x02 \x01(\t\"\x9b\x05\n\x0cObjectStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x34\n\x05state\x18\x05 \x01(\x0e\x32%.kubegems.agent.v1.ObjectStatus.State\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12=\n\nconditions\x18\x08 \x03(\x0b\x32).kubegems.agent.v1.ObjectStatus.Condition\x12\x37\n\x04used\x18\t \x03(\x0b\x32).kubegems.agent.v1.ObjectStatus.UsedEntry\x12\x37\n\x04hard\x18\n \x03(\x0b\x32).kubegems.agent.v1.ObjectStatus.HardEntry\x1a\x7f\n\tCondition\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x33\n\x0ftransition_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a+\n\tUsedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a+\n\tHardEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x41PPLIED\x10\x01\x12\t\n\x05READY\x10\x02\x12\x0c\n\x08\x44\x45GRADED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\x0c\n\x08REMOVING\x10\x05\x12\x0b\n\x07REMOVED\x10\x06\"\x16\n\x14ReportStatusResponse\"\x16\n\x14\x46\x65tchInterestRequest\"*\n\x15\x46\x65tchInterestResponse\x12\x11\n\tresources\x18\x01 \x03(\t2\xf4\x02\n\x13\x44\x65siredStateService\x12|\n\x11\x46\x65tchDesiredState\x12+.kubegems.agent.v1.FetchDesiredStateRequest\x1a,.kubegems.agent.v1.FetchDesiredStateResponse\"\x0c\x8a\xb5\x18\x08\x08\x04 \x01(\x05\x30\x01\x12m\n\x0cReportStatus\x12&.kubegems.agent.v1.ReportStatusRequest\x1a\'.kubegems.agent.v1.ReportStatusResponse\"\x0c\x8a\xb5\x18\x08\x08\x04 \x01(\x05\x30\x01\x12p\n\rFetchInterest\x12\'.kubegems.agent.v1.FetchInterestRequest\x1a(.kubegems.agent.v1.FetchInterestResponse\"\x0c\x8a\xb5\x18\x08\x08\x04 \x01(\x05\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,23 +53,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOMBSTONE']._serialized_start=637
   _globals['_TOMBSTONE']._serialized_end=730
   _globals['_REPORTSTATUSREQUEST']._serialized_start=733
-  _globals['_REPORTSTATUSREQUEST']._serialized_end=929
-  _globals['_OBJECTSTATUS']._serialized_start=932
-  _globals['_OBJECTSTATUS']._serialized_end=1599
-  _globals['_OBJECTSTATUS_CONDITION']._serialized_start=1273
-  _globals['_OBJECTSTATUS_CONDITION']._serialized_end=1400
-  _globals['_OBJECTSTATUS_USEDENTRY']._serialized_start=1402
-  _globals['_OBJECTSTATUS_USEDENTRY']._serialized_end=1445
-  _globals['_OBJECTSTATUS_HARDENTRY']._serialized_start=1447
-  _globals['_OBJECTSTATUS_HARDENTRY']._serialized_end=1490
-  _globals['_OBJECTSTATUS_STATE']._serialized_start=1492
-  _globals['_OBJECTSTATUS_STATE']._serialized_end=1599
-  _globals['_REPORTSTATUSRESPONSE']._serialized_start=1601
-  _globals['_REPORTSTATUSRESPONSE']._serialized_end=1623
-  _globals['_FETCHINTERESTREQUEST']._serialized_start=1625
-  _globals['_FETCHINTERESTREQUEST']._serialized_end=1647
-  _globals['_FETCHINTERESTRESPONSE']._serialized_start=1649
-  _globals['_FETCHINTERESTRESPONSE']._serialized_end=1691
-  _globals['_DESIREDSTATESERVICE']._serialized_start=1694
-  _globals['_DESIREDSTATESERVICE']._serialized_end=2066
+  _globals['_REPORTSTATUSREQUEST']._serialized_end=1026
+  _globals['_REPORTSTATUSREQUEST_PART']._serialized_start=990
+  _globals['_REPORTSTATUSREQUEST_PART']._serialized_end=1026
+  _globals['_OBJECTSTATUS']._serialized_start=1029
+  _globals['_OBJECTSTATUS']._serialized_end=1696
+  _globals['_OBJECTSTATUS_CONDITION']._serialized_start=1370
+  _globals['_OBJECTSTATUS_CONDITION']._serialized_end=1497
+  _globals['_OBJECTSTATUS_USEDENTRY']._serialized_start=1499
+  _globals['_OBJECTSTATUS_USEDENTRY']._serialized_end=1542
+  _globals['_OBJECTSTATUS_HARDENTRY']._serialized_start=1544
+  _globals['_OBJECTSTATUS_HARDENTRY']._serialized_end=1587
+  _globals['_OBJECTSTATUS_STATE']._serialized_start=1589
+  _globals['_OBJECTSTATUS_STATE']._serialized_end=1696
+  _globals['_REPORTSTATUSRESPONSE']._serialized_start=1698
+  _globals['_REPORTSTATUSRESPONSE']._serialized_end=1720
+  _globals['_FETCHINTERESTREQUEST']._serialized_start=1722
+  _globals['_FETCHINTERESTREQUEST']._serialized_end=1744
+  _globals['_FETCHINTERESTRESPONSE']._serialized_start=1746
+  _globals['_FETCHINTERESTRESPONSE']._serialized_end=1788
+  _globals['_DESIREDSTATESERVICE']._serialized_start=1791
+  _globals['_DESIREDSTATESERVICE']._serialized_end=2163
 # @@protoc_insertion_point(module_scope)

@@ -191,11 +191,36 @@ class ReportStatusRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Part(_message.Message):
+        """Part is a range of `kind/name`, in the order of their bytes."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        AFTER_FIELD_NUMBER: _builtins.int
+        UNTIL_FIELD_NUMBER: _builtins.int
+        after: _builtins.str
+        """What sorts after this; empty: from the beginning."""
+        until: _builtins.str
+        """Up to and with this; empty: to the end."""
+        def __init__(
+            self,
+            *,
+            after: _builtins.str = ...,
+            until: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "until", b"until"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     APPLIED_GENERATION_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     OBJECTS_FIELD_NUMBER: _builtins.int
     CONFIRMATION_NEEDED_FIELD_NUMBER: _builtins.int
     LOCAL_POLICY_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     applied_generation: _builtins.int
     """Generation applied."""
     full: _builtins.bool
@@ -210,6 +235,12 @@ class ReportStatusRequest(_message.Message):
     def local_policy(self) -> _cluster_pb2.LocalPolicy:
         """What the cluster's owner denies; absent from agents that know no local policy."""
 
+    @_builtins.property
+    def part(self) -> Global___ReportStatusRequest.Part:
+        """The list is whole within this range only: a large cluster tells all that it holds in parts. `full` is false then, so that a
+        hub that knows no parts forgets nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -218,10 +249,11 @@ class ReportStatusRequest(_message.Message):
         objects: _abc.Iterable[Global___ObjectStatus] | None = ...,
         confirmation_needed: _builtins.str = ...,
         local_policy: _cluster_pb2.LocalPolicy | None = ...,
+        part: Global___ReportStatusRequest.Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["local_policy", b"local_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["local_policy", b"local_policy", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "confirmation_needed", b"confirmation_needed", "full", b"full", "local_policy", b"local_policy", "objects", b"objects"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "confirmation_needed", b"confirmation_needed", "full", b"full", "local_policy", b"local_policy", "objects", b"objects", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,6 +108,35 @@ async def test_removal_leaves_a_tombstone_until_confirmed(house: House) -> None:
     assert (await house.fetch(uid)).generation == state.generation
 
 
+async def test_a_part_is_whole_in_its_range_only(house: House) -> None:
+    """Absence confirms a removal, and forgets a status, after the part's beginning and up to its end; elsewhere all stays."""
+    _, uid = await house.cluster()
+    refs = {name: _ref(name) for name in "abcd"}
+    for ref in refs.values():
+        await _put(house, uid, ref)
+    await house.report(uid, *await house.statuses(uid, "READY"), full=True)
+    for ref in refs.values():
+        await _remove(house, uid, ref)
+    generation = (await house.fetch(uid)).generation
+
+    async def left() -> tuple[list[str], list[str]]:
+        rows = await house.sql("SELECT name FROM fleet.statuses WHERE cluster_uid = $1 ORDER BY name", UUID(uid))
+        return [t.name for t in (await house.fetch(uid)).tombstones], [row["name"] for row in rows]
+
+    part = desired_pb.ReportStatusRequest.Part
+    await house.report(uid, part=part(after="Tenant/a", until="Tenant/b"), generation=1)
+    assert await left() == (["a", "b", "c", "d"], ["a", "c", "d"])
+    await house.report(uid, part=part(after="Tenant/a", until="Tenant/b"), generation=generation)
+    assert await left() == (["a", "c", "d"], ["a", "c", "d"])
+    await house.report(uid, part=part(until="Tenant/a"), generation=generation)
+    assert await left() == (["c", "d"], ["c", "d"])
+    held = Status(kind="Tenant", name="d", uid=str(refs["d"].uid), generation=generation, state=Status.REMOVING)
+    await house.report(uid, held, part=part(after="Tenant/b"), generation=generation)
+    assert await left() == (["d"], ["d"])
+    await house.report(uid, part=part(after="Tenant/b"), generation=generation)
+    assert await left() == ([], [])
+
+
 async def test_putting_back_takes_the_tombstone_away(house: House) -> None:
     """The same uid is wanted again; another uid under the name keeps the old one's tombstone."""
     _, uid = await house.cluster()

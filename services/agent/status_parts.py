@@ -8,7 +8,7 @@ from itertools import groupby
 from kubegems.agent.v1 import desired_state_service_pb2 as wire
 
 Key = tuple[str, str, str]  # kind, name, row uid
-PART_BYTES = 256 * 1024  # of a message's statuses; one has at most a third of it
+PART_BYTES = 256 * 1024  # of the statuses in a message, unless one alone is larger
 
 
 def parts(statuses: Mapping[Key, bytes], *, whole: bool) -> Iterator[wire.ReportStatusRequest]:

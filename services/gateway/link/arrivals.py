@@ -159,7 +159,7 @@ class Arrivals:
     async def _serve(self, stream: Stream, opened: tunnel_pb2.StreamHeader, tunnel: Tunnel) -> None:
         """Serves what an agent asks; the cluster is its certificate's, whatever the request says."""
         purpose = opened.WhichOneof("purpose")
-        if purpose == "broker":
+        if purpose == "broker" and not opened.broker.ByteSize():  # it names nothing, so nobody can think that it was heeded
             await self._broker.serve(stream, tunnel.uid)
         elif purpose == "call":
             metadata = {PROTOCOL_KEY: str(tunnel.protocol)}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from libs.tunnel import Ended, Mux, Stream
+from kubegems.agent.v1 import tunnel_pb2
+from libs.tunnel import Ended, Mux, Reset, Stream
 from libs.tunnel.tests.pipe import pair, refuse
+from services.gateway.link import arrivals
 from services.gateway.link.broker_stream import BrokerStreams
 
 
@@ -88,3 +91,52 @@ async def test_a_gateway_that_stops_waits_for_none(eventually: Any) -> None:
         await agent.open(b"").read()
     agent.abort("over")
     server.close()
+
+
+async def _listener(dialled: list[str], name: str) -> tuple[asyncio.Server, str]:
+    """Somebody who greets, and notes that somebody came."""
+
+    async def came(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dialled.append(name)
+        writer.write(name.encode())
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(came, "127.0.0.1", 0)
+    return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def _header(purpose: int, *, body: bytes) -> bytes:
+    """A stream's header as somebody writes it who does not keep to the protos: field by field."""
+    return bytes((purpose << 3 | 2, len(body))) + body
+
+
+async def test_no_header_leads_anywhere_but_to_the_configured_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address in the header, at any place, or a purpose that is none is refused and nobody is dialled; without, it is our broker."""
+    dialled: list[str] = []
+    broker, ours = await _listener(dialled, "broker")
+    other, theirs = await _listener(dialled, "other")
+    known = SimpleNamespace(uid="a", protocol=2, address="")
+    monkeypatch.setattr(arrivals, "cluster_of", lambda _: "a")
+    desk = arrivals.Arrivals(
+        cast("Any", None), cast("Any", SimpleNamespace(of=lambda *_: known)), pipeline=cast("Any", None), broker=BrokerStreams(ours),
+        figures=cast("Any", None),
+    )  # fmt: skip
+    serve = desk._from_agent(cast("Any", SimpleNamespace(certificate=lambda: None, mux=None)))
+    agent, _ = pair(refuse, serve)
+    address = theirs.encode()
+    field = tunnel_pb2.StreamHeader.BROKER_FIELD_NUMBER
+    hostile = [_header(field, body=_header(number, body=address)) for number in (1, 2, 15)]
+    hostile += [_header(number, body=address) for number in (6, 7, 8, 9, 12, 15)] + [b"", address]
+    hostile += [tunnel_pb2.StreamHeader(go_away=tunnel_pb2.GoAway(reason=theirs)).SerializeToString()]
+    for header in hostile:
+        with pytest.raises(Ended) as refused:
+            await asyncio.wait_for(agent.open(header).read(), 5)
+        assert refused.value.code in (Reset.REFUSED, Reset.BROKEN)
+    assert dialled == []
+    honest = tunnel_pb2.StreamHeader(broker=tunnel_pb2.BrokerHeader()).SerializeToString()
+    assert await agent.open(honest).read() == b"broker"
+    assert dialled == ["broker"]
+    agent.abort("over")
+    broker.close()
+    other.close()

@@ -25,6 +25,7 @@ _CONNECT = 5  # seconds
 _BACKOFF = (0.05, 3.0)
 _PING = 10
 _CLOSE = 2.0
+_CANCEL = 0.5  # seconds until a cancel that showed no effect is sent again
 
 _ANSWERS = (  # the broker is there and says no, or would
     nats.js.errors.APIError,
@@ -142,8 +143,9 @@ class Connection:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_CLOSE):
                     await flushed(client)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        while not self._task.done():  # nats-py swallows a cancel that comes while it connects or closes
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=_CANCEL)
 
     async def _run(self) -> None:
         delay = _BACKOFF[0]

@@ -9,6 +9,7 @@ from nats.js.manager import JetStreamManager
 
 from kubegems.jobs.v1.events_pb2 import JobDispatch
 from libs.bus import Bus, Full, Received, Rejected, streams, subjects
+from libs.bus.connection import Address, Connection
 from libs.bus.server import Open, prove_closed
 from libs.bus.streams import Stream
 from libs.faults import Invalid, Unavailable
@@ -300,3 +301,25 @@ async def test_proved_closed(broker: Any) -> None:
     finally:
         await broker.stop()
         await broker.start()
+
+
+async def test_a_swallowed_cancel_keeps_no_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nats-py swallows one that comes while it connects: closing is over all the same."""
+    connecting, swallowed = asyncio.Event(), list[str]()
+
+    async def connect(_self: Connection, _client: Any, _lost: asyncio.Event) -> None:
+        connecting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if swallowed:
+                raise
+            swallowed.append("the first")
+            raise OSError("refused") from None
+
+    monkeypatch.setattr(Connection, "_connect", connect)
+    connection = Connection(Address("tls://127.0.0.1:1", "closing"))
+    await connecting.wait()
+    async with asyncio.timeout(10):
+        await connection.close()
+    assert swallowed

@@ -21,5 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if os.environ.get("KUBEGEMS_TEST_LOOP") == "uvloop":
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for whatever a shell starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     config.pluginmanager.register(Skips(), "kubegems-skips")

@@ -252,7 +252,8 @@ def request_headers(raw: Iterable[tuple[bytes, bytes]], *, user_named: bool = Fa
 
 
 def _may_be_sent(name: str) -> bool:
-    return name not in HOP_BY_HOP and name not in _NEVER_SENT and not name.startswith(_NEVER_SENT_PREFIXES)
+    """No name with an underscore: a proxy before the API server may read `Impersonate_User` as it reads `Impersonate-User`."""
+    return "_" not in name and name not in HOP_BY_HOP and name not in _NEVER_SENT and not name.startswith(_NEVER_SENT_PREFIXES)
 
 
 def may_be_sent(name: str, value: bytes) -> bool:

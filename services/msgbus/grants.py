@@ -18,9 +18,7 @@ from libs.faults import Fault, Unavailable
 from services.msgbus.domain import Environment, Grants, GrantsSilent, SessionEnded, shared
 
 SILENCE_SECONDS = 5.0  # decisions.md 7
-QUIET = (
-    0.6  # of that: a watch that says nothing for so long is given up, since it says something every 2 s; the rest is for opening another
-)
+QUIET = 0.6  # of that a silent watch may last: it says something every 2 s; the rest is for opening another
 AGAIN_SECONDS = 0.3  # between two tries to open the watch
 _LOOK_SECONDS = 0.25  # between two looks for sessions that nothing was heard of for too long
 _AT_ONCE = 500  # sessions in one request

@@ -19,6 +19,7 @@ from services.gateway.link.grants import QUARTER_LIFE, Principal
 Body = bytes | AsyncIterable[bytes] | None
 Renew = Callable[[], Awaitable[Principal]]
 SWITCHING = 101
+_BODILESS = (SWITCHING, 204, 304)
 _RETRY_SECONDS = 2.0
 _log = log.get("services.gateway.link")
 _WHAT = "the request"
@@ -40,13 +41,15 @@ class Exchange:
         stopped: whether it was broken off because a gateway on its way is being restarted.
     """
 
-    def __init__(self, stream: Stream, *, upgrade: bool) -> None:
+    def __init__(self, stream: Stream, *, upgrade: bool, method: str = "GET") -> None:
         self.status = 0
         self.headers: tuple[Header, ...] = ()
         self.ended = ""
         self.stopped = False
         self._stream = stream
         self._upgrade = upgrade
+        self._method = method
+        self._left: int | None = None  # of the body, where the head says how long it is
         self._body_fault: Fault | None = None
         self._sending: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -82,6 +85,18 @@ class Exchange:
             raise BadReply("the cluster's answer has an impossible status")
         self.status = reply.status
         self.headers = reply_headers((h.name.encode(), h.value) for h in reply.headers)  # an agent may be its cluster's
+        self._left = self._length()
+
+    def _length(self) -> int | None:
+        """Bytes of the body; None when the head does not say, or there is none whatever it says."""
+        if self._method == "HEAD" or self.status in _BODILESS:
+            return None
+        text = dict(self.headers).get("content-length")
+        if text is None:
+            return None
+        if not text.isdigit():
+            raise BadReply("the cluster's answer has an impossible length")
+        return int(text)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body's bytes; raises Fault when it breaks off."""
@@ -96,6 +111,10 @@ class Exchange:
             raise self._fault(error) from error
         if not chunk and (fault := calls.failure(self._stream.trailer)) is not None:
             raise fault
+        if self._left is not None:
+            self._left -= len(chunk)
+            if self._left < 0 or (not chunk and self._left):  # what follows on the client's connection would be misread
+                raise BadReply("the cluster's answer is not as long as its head says")
         return chunk
 
     async def whole(self, most: int) -> bytes:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 from aiohttp import web
 
+from libs.faults import Fault
 from libs.tunnel.kubernetes import Header
+from services.gateway.link.exchange import Exchange
 
 _MARK = 64 * 1024
 SLOW_SECONDS = 60.0  # a client that takes nothing for so long is dropped
@@ -129,3 +132,28 @@ class Taken(web.StreamResponse):
 def _wake(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
+
+
+async def join(client: Hijacked, exchange: Exchange) -> None:
+    """Raw bytes both ways until one side ends."""
+    up = asyncio.create_task(_up(client, exchange), name="kubernetes upgraded up")
+    down = asyncio.create_task(_down(client, exchange), name="kubernetes upgraded down")
+    try:
+        await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        client.close()
+        up.cancel()
+        down.cancel()
+        await asyncio.wait({up, down})
+
+
+async def _up(client: Hijacked, exchange: Exchange) -> None:
+    with contextlib.suppress(Fault, ConnectionError):
+        while chunk := await client.read():
+            await exchange.write(chunk)
+
+
+async def _down(client: Hijacked, exchange: Exchange) -> None:
+    with contextlib.suppress(Fault, ConnectionError):
+        while chunk := await exchange.read():
+            await client.write(chunk)

@@ -21,7 +21,7 @@ from libs.tunnel.kubernetes import Header, Request, Target, impersonated_user
 from services.gateway.link import kubernetes_status as status
 from services.gateway.link.exchange import SWITCHING, Exchange, covers
 from services.gateway.link.grants import Principal
-from services.gateway.link.hijack import SLOW_SECONDS, Hijacked, Taken
+from services.gateway.link.hijack import SLOW_SECONDS, Hijacked, Taken, join
 from services.gateway.link.kubernetes_record import Journal, Record
 from services.gateway.link.kubernetes_request import PREFIX, Split, body_of, read, token_of
 from services.gateway.link.links import Links
@@ -299,7 +299,7 @@ class KubernetesEdge:
 
     async def _passed(self, request: web.Request, exchange: Exchange, upgrade: str, open_: _Open) -> web.StreamResponse:
         if exchange.status == SWITCHING:
-            await self._switched(request, exchange, upgrade)
+            await join(Hijacked.take(request, upgrade, exchange.headers), exchange)
             return Taken()
         if exchange.status == web.HTTPUnauthorized.status_code:
             raise Unavailable(f"cluster {open_.cluster} refused its own agent's credentials; its operator must renew them")
@@ -308,43 +308,27 @@ class KubernetesEdge:
         await response.prepare(request)
         with _while_there(request, exchange):
             try:
-                async for chunk in exchange:
-                    async with asyncio.timeout(SLOW_SECONDS):
-                        await response.write(chunk)
-                await response.write_eof()
+                with _whole_watch(exchange, open_):
+                    async for chunk in exchange:
+                        async with asyncio.timeout(SLOW_SECONDS):
+                            await response.write(chunk)
+                async with asyncio.timeout(SLOW_SECONDS):
+                    await response.write_eof()
             except (Fault, TimeoutError) as error:
-                if exchange.stopped and open_.watch:
-                    await response.write_eof()  # a watch may end at any time: the client asks again, and elsewhere
-                    return response
                 _cut(request)  # the head is out: only a cut connection can say that the body is not whole
                 if not exchange.ended:
                     _log.info("kubernetes.broken_off", cause=type(error).__name__, cluster=open_.cluster)
         return response
 
-    async def _switched(self, request: web.Request, exchange: Exchange, upgrade: str) -> None:
-        """Raw bytes both ways until one side ends."""
-        client = Hijacked.take(request, upgrade, exchange.headers)
-        up = asyncio.create_task(_up(client, exchange), name="kubernetes upgraded up")
-        down = asyncio.create_task(_down(client, exchange), name="kubernetes upgraded down")
-        try:
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            client.close()
-            up.cancel()
-            down.cancel()
-            await asyncio.wait({up, down})
 
-
-async def _up(client: Hijacked, exchange: Exchange) -> None:
-    with contextlib.suppress(Fault, ConnectionError):
-        while chunk := await client.read():
-            await exchange.write(chunk)
-
-
-async def _down(client: Hijacked, exchange: Exchange) -> None:
-    with contextlib.suppress(Fault, ConnectionError):
-        while chunk := await exchange.read():
-            await client.write(chunk)
+@contextlib.contextmanager
+def _whole_watch(exchange: Exchange, open_: _Open) -> Iterator[None]:
+    """A watch may end at any time: when this gateway is being restarted the client asks again, and elsewhere."""
+    try:
+        yield
+    except Fault:
+        if not (exchange.stopped and open_.watch):
+            raise
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ class Road(ABC):
                 stream = self.mux.open(opening.SerializeToString(), end=body is None and not request.upgrade)
             except StreamEnded as error:
                 raise calls.fault_of(error, "the request") from error
-            exchange = Exchange(stream, upgrade=bool(request.upgrade))
+            exchange = Exchange(stream, upgrade=bool(request.upgrade), method=request.method)
             exchange.keep_granted(principal, renew, lambda who: self.regrant(stream.id, who, verbs))
             try:
                 await exchange.begin(body, head_seconds)

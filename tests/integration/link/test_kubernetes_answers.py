@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -150,3 +151,15 @@ async def test_an_endless_body_costs_little_while_its_reader_is_stuck(world: Wor
     assert (await world.ask("GET", f"{PODS}?limit=1")).status == 200
     wire.close()
     await asyncio.wait_for(world.up.closed.wait(), 5)
+
+
+@pytest.mark.parametrize("length", [b"1", b"5"])
+async def test_an_answer_of_another_length_ends_its_connection(world: World, monkeypatch: pytest.MonkeyPatch, length: bytes) -> None:
+    """Else what an agent says too much or too little would be read as the next answer, perhaps another user's behind a proxy."""
+    monkeypatch.setattr(proxy, "reply_headers", lambda raw: [("content-length", length) for name, _ in raw if name == b"Content-Length"])
+    world.up.answer = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    wire = await world.wire()
+    await wire.send("GET", f"/k8s/clusters/local{PODS}", f"Authorization: Bearer {world.token}")
+    assert (await wire.head()).status == 200
+    with contextlib.suppress(ConnectionError):
+        await asyncio.wait_for(wire.reader.read(), 5)  # it ends

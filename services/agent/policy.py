@@ -22,6 +22,7 @@ NAME = "gems-agent-policy"
 KEY = "policy.yaml"
 FIELDS = ("users", "groups", "verbs", "namespaces")
 _MOST_RULES = 200
+_OF_KUBELETS = ("exec", "attach", "portforward", "log")  # what `nodes/proxy` gives in every pod of a node
 _CLUSTER_WIDE = frozenset({
     "nodes", "namespaces", "persistentvolumes", "componentstatuses", "storageclasses", "csidrivers", "csinodes", "volumeattachments",
     "clusterroles", "clusterrolebindings", "customresourcedefinitions", "apiservices", "priorityclasses", "runtimeclasses",
@@ -59,7 +60,7 @@ class Rule:
         return (
             _any(self.users, names)
             and _any(self.groups, who.groups)
-            and _any(self.verbs, (target.verb, target.action, target.subresource))
+            and _any(self.verbs, (target.verb, target.action, target.subresource, *(_OF_KUBELETS if _kubelet(target) else ())))
             and (not self.namespaces or _everywhere(target) or _any(self.namespaces, (target.namespace,)))
         )
 
@@ -143,7 +144,11 @@ def _any(patterns: tuple[str, ...], values: Iterable[str]) -> bool:
 def _everywhere(target: Target) -> bool:
     """Whether a request reaches into all namespaces: no namespace is named, and the kind is not known to have none."""
     known = target.resource in _CLUSTER_WIDE and (not target.group or target.group.endswith((".k8s.io", ".kubegems.io")))
-    return bool(target.resource) and not target.namespace and not known
+    return bool(target.resource) and not target.namespace and (not known or _kubelet(target))
+
+
+def _kubelet(target: Target) -> bool:
+    return (target.group, target.resource, target.subresource) == ("", "nodes", "proxy")
 
 
 def _own(target: Target, namespace: str) -> bool:

@@ -51,18 +51,22 @@ class Pipe:
         if count < len(head):
             self._waiting.appendleft(head[count:])
         self._size -= count
-        mux = self.other.mux
-        view = memoryview(head)[:count]
-        while view and not self.other.dead:
-            target = mux.framer.buffer()
-            n = min(len(target), len(view))
-            target[:n] = view[:n]
-            mux.received(n)
-            view = view[n:]
+        say(self.other.mux, memoryview(head)[:count])
         if self._size <= self._mark // 4 and self.mux:
             self.mux.resume()
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._deliver)
+
+
+def say(mux: Mux, content: bytes | memoryview) -> None:
+    """What an end hears of its peer."""
+    view = memoryview(content)
+    while view and mux.alive:
+        target = mux.framer.buffer()
+        n = min(len(target), len(view))
+        target[:n] = view[:n]
+        mux.received(n)
+        view = view[n:]
 
 
 def pair(left: Serve, right: Serve, limits: Limits | None = None, *, cut: Callable[[], int] = lambda: 1 << 20) -> tuple[Mux, Mux]:

@@ -9,7 +9,7 @@ import pytest
 from libs.tunnel import Ended, Limits, Lost, Mux, Reset, Stream
 from libs.tunnel.frames import CREDIT, DATA, END, EOM, HEADER, OPEN, PING, PONG, RESET, TIMES, U32
 from libs.tunnel.mux import Accept
-from libs.tunnel.tests.pipe import Pipe, pair, refuse
+from libs.tunnel.tests.pipe import Pipe, pair, refuse, say
 
 
 def attacked(accept: Accept, limits: Limits | None = None) -> Mux:
@@ -18,17 +18,6 @@ def attacked(accept: Accept, limits: Limits | None = None) -> Mux:
     mux = carrier.mux = Mux(carrier, odd=False, accept=accept, limits=limits)
     say(mux, HEADER.pack(DATA, EOM, 0, 2) + b"hi")
     return mux
-
-
-def say(mux: Mux, content: bytes) -> None:
-    """What the peer sends."""
-    view = memoryview(content)
-    while view and mux.alive:
-        target = mux.framer.buffer()
-        n = min(len(target), len(view))
-        target[:n] = view[:n]
-        mux.received(n)
-        view = view[n:]
 
 
 def opening(number: int, flags: int = 0, first: bytes = b"") -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from libs.tunnel import Ended, Limits, Lost, Mux, Reset, Stream, TooLarge
 from libs.tunnel.frames import COST, CREDIT, DATA, END, EOM, HEADER, OPEN, U32
 from libs.tunnel.tests.carriers import CARRIERS, joined
-from libs.tunnel.tests.pipe import Pipe, Serve, echo, pair, refuse
+from libs.tunnel.tests.pipe import Pipe, Serve, echo, pair, refuse, say
 
 Joins = Callable[[Serve, Serve], Awaitable[tuple[Mux, Mux]]]
 
@@ -296,13 +296,7 @@ async def test_whoever_breaks_the_protocol_is_dropped(what: str) -> None:
     mux = carrier.mux = Mux(carrier, odd=False, accept=silent)
     for piece in (HELLO, BROKEN[what]):
         assert mux.alive
-        view = memoryview(piece)
-        while view and mux.alive:
-            target = mux.framer.buffer()
-            n = min(len(target), len(view))
-            target[:n] = view[:n]
-            mux.received(n)
-            view = view[n:]
+        say(mux, piece)
     assert not mux.alive
     await asyncio.wait_for(mux.closed(), 1)
 
@@ -311,9 +305,7 @@ async def test_a_stream_before_the_greeting_is_a_breach() -> None:
     """Nothing is served to a peer that has not said who it is."""
     carrier = Pipe(lambda: 1)
     mux = carrier.mux = Mux(carrier, odd=False, accept=refuse)
-    piece = HEADER.pack(OPEN, 0, 1, 4) + U32.pack(0)
-    mux.framer.buffer()[: len(piece)] = piece
-    mux.received(len(piece))
+    say(mux, HEADER.pack(OPEN, 0, 1, 4) + U32.pack(0))
     assert not mux.alive
 
 

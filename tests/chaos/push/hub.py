@@ -147,7 +147,8 @@ class Hub:
         for index, process in enumerate(self.replicas):
             if process.code is not None:
                 await self.start_replica(index)
-        if not self.cluster.observation.kinds:
+        if not self.cluster.observing:  # the chaos ended in the middle of its agent's death
+            await self.cluster.kill()
             self.cluster.start()
             await self.cluster.observe(PODS)
 

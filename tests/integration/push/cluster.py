@@ -65,12 +65,17 @@ class _Interest:
 
 
 class Cluster:
-    """An agent's observation of a cluster that a test makes up: real feeds, publisher, watermarks and answers to hints."""
+    """An agent's observation of a cluster that a test makes up: real feeds, publisher, watermarks and answers to hints.
+
+    Attributes:
+        observing: whether an agent runs that has listed all it was told to observe.
+    """
 
     def __init__(self, bus: Bus, spawn: Callable[[str, Any], asyncio.Task[None]]) -> None:
         self.observer = _Observer()
         self.objects: dict[Resource, dict[tuple[str, str], Object]] = {}
         self.version = 0
+        self.observing = False
         self._bus, self._spawn = bus, spawn
         self._tasks: list[asyncio.Task[None]] = []
         self.start()
@@ -89,6 +94,7 @@ class Cluster:
 
     async def kill(self) -> None:
         """The agent dies; the cluster goes on."""
+        self.observing = False
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -101,6 +107,7 @@ class Cluster:
         for found in self.objects.get(kind, {}).values():
             await self._tell(kind, self.observer.reflectors[kind].store.put(found))
         await self._tell(kind, LISTED)
+        self.observing = True
 
     def stop(self, kind: Resource) -> None:
         """Nobody watches it any more."""
